@@ -1,0 +1,185 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Typed configuration of a training run, read from a YAML preset. Every key has a default; unknown keys are refused.
+
+Values marked (ours) are not in the paper or its code: see docs/explanation/algorithm.md.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from fosp_core.errors import FospError
+from fosp_core.paths import config_file
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes; the defaults are the released `fosp` preset."""
+
+    deter: int = 512
+    stoch: int = 48
+    classes: int = 48
+    hidden: int = 512
+    units: int = 512
+    layers: int = 2
+    cnn_depth: int = 32
+    cnn_multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    vector_layers: int = 5
+    vector_units: int = 1024
+    bins: int = 255
+    unimix: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModelConfig:
+    """World-model loss and optimiser (algorithm.md 1.4)."""
+
+    lr: float = 1e-4
+    eps: float = 1e-8
+    clip: float = 1000.0
+    kl_dynamic: float = 0.5
+    kl_representation: float = 0.1
+    free_nats: float = 1.0
+    cost_weight: float = 10.0
+    vector_scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviourConfig:
+    """Imagination, critics, reachability and actor (algorithm.md 2 and 3)."""
+
+    horizon: int = 15
+    imagine_starts: int = 0          # 0: every posterior state; else that many, drawn at random (ours)
+    discount: float = 1.0 - 1.0 / 333.0
+    lam: float = 0.95
+    lr: float = 3e-5
+    eps: float = 1e-5
+    clip: float = 100.0
+    ema: float = 0.02
+    ema_regulariser: float = 1.0
+    reward_expectile: float = 0.8    # IQL convention
+    cost_expectile: float = 0.2
+    value_loss: str = 'twohot_ce'    # twohot_ce | squared
+    in_sample: bool = True           # L_Q2 and V on dataset actions; False: imagined actions only
+    reach_discount: float = 0.99
+    reach_lr_scale: float = 0.3      # slower than the critics (RESPO's time-scales)
+    cost_threshold: float = 0.5      # imagined violation
+    weight_form: str = 'mixture'     # mixture | product
+    beta_reward: float = 1.0
+    beta_cost: float = 1.0
+    weight_clip: float = 100.0
+    feasible_gate: float = 0.1       # 1[Q^c <= gate] on the feasible branch; negative: no gate
+    use_reachability: bool = True    # False: u = 1 everywhere
+    entropy: float = 3e-4
+    normaliser_decay: float = 0.99
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstraintConfig:
+    """Constraint handler; `alm` is the released augmented Lagrangian."""
+
+    kind: str = 'alm'                # none | alm | pid | apid
+    cost_limit: float = 0.0
+    lambda_init: float = 1e-6
+    penalty_init: float = 5e-9
+    penalty_growth: float = 1e-5
+    penalty_max: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpansionConfig:
+    """Policy expansion (algorithm.md 3.1)."""
+
+    enabled: bool = True
+    inverse_temperature: float = 5.0
+    cost_coefficient: float = 0.1
+    reach_gate: float = 0.1          # negative: no gate (ours)
+    init: str = 'copy'               # copy | fresh
+    online_weight: str = 'linear'    # linear (P1) | exp
+    online_in_sample: float = 1.0    # weight of the dataset actor term while fine-tuning (ours); 0: P1's loss alone
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Batches, seeds, logging."""
+
+    batch: int = 16
+    length: int = 64
+    steps: int = 10000
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 500
+    online_fraction: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The whole run."""
+
+    name: str = 'fosp'
+    network: NetworkConfig = NetworkConfig()
+    world_model: WorldModelConfig = WorldModelConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
+    constraint: ConstraintConfig = ConstraintConfig()
+    expansion: ExpansionConfig = ExpansionConfig()
+    train: TrainConfig = TrainConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as stored beside the weights."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], where: str = 'config') -> 'Config':
+        """Build from nested plain data; raise FospError naming an unknown or ill-typed key."""
+        return _build(cls, data, where)
+
+    @classmethod
+    def load(cls, preset_or_path: str | Path, overrides: list[str] | None = None) -> 'Config':
+        """Read `config/preset_<name>.yaml` or a path, then apply `section.key=value` overrides."""
+        text = str(preset_or_path)
+        path = Path(text) if text.endswith(('.yaml', '.yml')) else config_file(f'preset_{text}.yaml')
+        try:
+            data = yaml.safe_load(path.read_text()) or {}
+        except OSError as error:
+            raise FospError(f'{path}: {error.strerror}') from None
+        except yaml.YAMLError as error:
+            raise FospError(f'{path}: not YAML: {" ".join(str(error).split())}') from None
+        for override in overrides or []:
+            key, separator, value = override.partition('=')
+            if not separator:
+                raise FospError(f'--set {override}: expected section.key=value')
+            node = data
+            *sections, leaf = key.split('.')
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[leaf] = yaml.safe_load(value)
+        return cls.from_dict(data, str(path))
+
+
+def _build(cls, data, where: str):
+    if not isinstance(data, dict):
+        raise FospError(f'{where}: expected a mapping, found {data!r}')
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in data.items():
+        if key not in hints:
+            raise FospError(f'{where}: unknown key {key}; known: {", ".join(hints)}')
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            values[key] = _build(kind, value, f'{where}: {key}')
+        elif kind in (int, float, str, bool):
+            # YAML reads 1e-4 as text: accept whatever converts without loss of kind.
+            try:
+                if kind is bool and not isinstance(value, bool):
+                    raise ValueError
+                if kind is int and (isinstance(value, bool) or int(value) != float(value)):
+                    raise ValueError
+                values[key] = kind(value)
+            except (TypeError, ValueError):
+                raise FospError(f'{where}: key {key} is {value!r}, expected {kind.__name__}') from None
+        else:
+            values[key] = tuple(value)
+    return cls(**values)

@@ -1,0 +1,173 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The contract: what a robot's cameras, vectors and actions mean. No ROS import; anyone may import it."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fosp_core.errors import ContractError
+
+SCHEMA = 1
+CHANNELS = {'rgb8': 3, 'bgr8': 3, 'mono8': 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraSpec:
+    """One camera: network input `name` of shape (height, width, channels), uint8."""
+
+    name: str
+    topic: str
+    height: int
+    width: int
+    encoding: str = 'rgb8'
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (height, width, channels) of one frame."""
+        return self.height, self.width, CHANNELS[self.encoding]
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorSpec:
+    """One vector input `name` of shape (len(fields),), float32, in `unit`."""
+
+    name: str
+    topic: str
+    type: str
+    fields: tuple[str, ...]
+    unit: str
+    frame: str
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return len(self.fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionSpec:
+    """The commanded vector; networks see it normalised to [-1, 1] per entry."""
+
+    type: str
+    fields: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    unit: str
+    frame: str
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return len(self.fields)
+
+    def normalise(self, command) -> np.ndarray:
+        """Map a command in `unit`, (..., size), to [-1, 1], float32; values outside the limits are clipped."""
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        scaled = 2.0 * (np.asarray(command, np.float64) - low) / (high - low) - 1.0
+        return np.clip(scaled, -1.0, 1.0).astype(np.float32)
+
+    def denormalise(self, action) -> np.ndarray:
+        """Map an action in [-1, 1], (..., size), to a command in `unit`, float64; clipped to the limits."""
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        return low + (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) * 0.5 * (high - low)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """Everything that recorder, learner, filter and simulator must agree on."""
+
+    schema: int
+    name: str
+    rate_hz: float
+    staleness_s: float
+    cameras: tuple[CameraSpec, ...]
+    vectors: tuple[VectorSpec, ...]
+    action: ActionSpec
+    label_topic: str = 'label'
+
+    @property
+    def period(self) -> float:
+        """Control period in seconds."""
+        return 1.0 / self.rate_hz
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """Names of all cameras, then of all vectors."""
+        return tuple(c.name for c in self.cameras) + tuple(v.name for v in self.vectors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, dicts and numbers."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON, hex."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(',', ':'))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def require_same(self, other_hash: str, where: str) -> None:
+        """Raise ContractError, naming both hashes, when `other_hash` is not this contract's."""
+        if other_hash != self.hash:
+            raise ContractError(f'{where}: made for contract {other_hash[:12]}, but contract {self.name!r} '
+                                f'here is {self.hash[:12]}')
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], where: str = 'contract') -> 'Contract':
+        """Build from the dict of `to_dict` or of a YAML file; raise ContractError naming the key."""
+        try:
+            if data['schema'] != SCHEMA:
+                raise ContractError(f'{where}: key schema is {data["schema"]!r}, expected {SCHEMA}')
+            cameras = tuple(CameraSpec(**c) for c in data['cameras'])
+            vectors = tuple(VectorSpec(**{**v, 'fields': tuple(v['fields'])}) for v in data.get('vectors', ()))
+            a = data['action']
+            action = ActionSpec(type=a['type'], fields=tuple(a['fields']), low=tuple(map(float, a['low'])),
+                                high=tuple(map(float, a['high'])), unit=a['unit'], frame=a['frame'])
+            label = data.get('label_topic') or data.get('label', {}).get('topic', 'label')
+            contract = cls(schema=SCHEMA, name=str(data['name']), rate_hz=float(data['rate_hz']),
+                           staleness_s=float(data['staleness_s']), cameras=cameras, vectors=vectors, action=action,
+                           label_topic=label)
+        except KeyError as error:
+            raise ContractError(f'{where}: key {error.args[0]} is missing') from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ContractError(f'{where}: {error}') from None
+        contract._check(where)
+        return contract
+
+    @classmethod
+    def load(cls, path: Path | str) -> 'Contract':
+        """Read a YAML contract; raise ContractError naming file and key."""
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise ContractError(f'{path}: {error.strerror}') from None
+        except yaml.YAMLError as error:
+            raise ContractError(f'{path}: not YAML: {" ".join(str(error).split())}') from None
+        if not isinstance(data, dict):
+            raise ContractError(f'{path}: expected a mapping of contract keys')
+        return cls.from_dict(data, str(path))
+
+    def _check(self, where: str) -> None:
+        names = self.observation_names
+        if not self.cameras:
+            raise ContractError(f'{where}: key cameras is empty, expected at least one camera')
+        if len(set(names)) != len(names):
+            raise ContractError(f'{where}: observation names {names} are not unique')
+        for camera in self.cameras:
+            if camera.encoding not in CHANNELS:
+                raise ContractError(f'{where}: camera {camera.name}: encoding {camera.encoding!r}, expected one of '
+                                    f'{", ".join(CHANNELS)}')
+        n = self.action.size
+        if not n or len(self.action.low) != n or len(self.action.high) != n:
+            raise ContractError(f'{where}: action needs as many low and high limits as fields ({n})')
+        if not all(np.isfinite(lo) and np.isfinite(hi) and lo < hi
+                   for lo, hi in zip(self.action.low, self.action.high)):
+            raise ContractError(f'{where}: action limits must be finite with low < high')
+        if not (np.isfinite(self.rate_hz) and self.rate_hz > 0 and self.staleness_s > 0):
+            raise ContractError(f'{where}: rate_hz and staleness_s must be positive')

@@ -1,0 +1,66 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Layers shared by all networks: normalised MLPs, channel norm, initialisation."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+def init_weights(module: nn.Module, scale: float = 1.0) -> None:
+    """Truncated normal, std sqrt(scale / mean(fan_in, fan_out)) / 0.8796 (the released preset); biases zero."""
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        if scale == 0.0:
+            nn.init.zeros_(module.weight)
+        else:
+            shape = module.weight.shape
+            space = 1 if len(shape) == 2 else shape[2] * shape[3]
+            fan = 0.5 * (shape[0] + shape[1]) * space
+            std = (scale / fan) ** 0.5 / 0.87962566103423978
+            nn.init.trunc_normal_(module.weight, 0.0, std, -2 * std, 2 * std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of (N, C, H, W); free of copies in channels-last memory."""
+
+    def __init__(self, channels: int, eps: float = 1e-3):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each position over its channels."""
+        x = x.permute(0, 2, 3, 1)
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class NormedLinear(nn.Module):
+    """Linear without bias, LayerNorm, SiLU."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+        self.norm = nn.LayerNorm(outputs, eps=1e-3)
+        init_weights(self.linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        return F.silu(self.norm(self.linear(x)))
+
+
+class MLP(nn.Module):
+    """`layers` NormedLinear of `units`, then an output layer of `outputs` (absent when 0)."""
+
+    def __init__(self, inputs: int, layers: int, units: int, outputs: int = 0, output_scale: float = 1.0):
+        super().__init__()
+        sizes = [inputs] + [units] * layers
+        self.hidden = nn.Sequential(*(NormedLinear(a, b) for a, b in zip(sizes, sizes[1:])))
+        self.output = nn.Linear(units, outputs) if outputs else nn.Identity()
+        init_weights(self.output, output_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs or units)."""
+        return self.output(self.hidden(x))

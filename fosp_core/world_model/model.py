@@ -1,0 +1,86 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The world model: encoder, RSSM, decoder, reward, cost and continue heads, and their loss."""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from fosp_core.config import NetworkConfig, WorldModelConfig
+from fosp_core.contract import Contract
+from fosp_core.nn.blocks import MLP
+from fosp_core.nn.distributions import categorical_kl, twohot_bins, twohot_loss, twohot_mean
+from fosp_core.world_model.codec import Decoder, Encoder
+from fosp_core.world_model.rssm import RSSM
+
+
+@dataclasses.dataclass
+class States:
+    """Posterior states of a batch, detached: deter (N, D), stoch (N, S*K)."""
+
+    deter: Tensor
+    stoch: Tensor
+
+    @property
+    def feature(self) -> Tensor:
+        """(N, D + S*K)."""
+        return torch.cat([self.deter, self.stoch], -1)
+
+
+class WorldModel(nn.Module):
+    """Learns q(z|h, o), p(z|h), o, reward, cost and continue from replay windows."""
+
+    def __init__(self, contract: Contract, network: NetworkConfig, config: WorldModelConfig):
+        super().__init__()
+        self.contract, self.config = contract, config
+        net = network
+        self.encoder = Encoder(contract, net.cnn_depth, net.cnn_multipliers, net.vector_layers, net.vector_units)
+        self.rssm = RSSM(self.encoder.size, contract.action.size, net.deter, net.stoch, net.classes, net.hidden,
+                         net.unimix)
+        feature = self.rssm.feature_size
+        self.decoder = Decoder(contract, feature, net.cnn_depth, net.cnn_multipliers, net.vector_layers,
+                               net.vector_units)
+        self.reward = MLP(feature, net.layers, net.units, net.bins, output_scale=0.0)
+        self.cost = MLP(feature, net.layers, net.units, net.bins)
+        self.cont = MLP(feature, net.layers, net.units, 1)
+        self.register_buffer('bins', twohot_bins(net.bins), persistent=False)
+
+    def loss(self, batch: dict[str, Tensor], gumbel: Tensor) -> tuple[Tensor, States, dict[str, Tensor]]:
+        """Loss of B windows of T steps (algorithm.md 1.4, DreamerV3 with FOSP's cost weighting).
+
+        Returns the scalar loss, the detached posterior states as (B, T, ...), and metrics.
+        """
+        cfg = self.config
+        embedding = self.encoder(batch)
+        deter, stoch, log_post, log_prior = self.rssm.observe(embedding, batch['action'], batch['is_first'], gumbel)
+        feature = torch.cat([deter, stoch], -1)
+        losses = self.decoder.loss(feature, batch)
+        if 'vector' in losses:
+            losses['vector'] = cfg.vector_scale * losses['vector']
+        losses['reward'] = twohot_loss(self.reward(feature), batch['reward'], self.bins)
+        weight = torch.where(batch['cost'] >= 1.0, cfg.cost_weight, 1.0)
+        losses['cost'] = weight * twohot_loss(self.cost(feature), batch['cost'], self.bins)
+        cont = 1.0 - batch['is_terminal'].to(feature.dtype)
+        losses['cont'] = F.binary_cross_entropy_with_logits(self.cont(feature).squeeze(-1), cont, reduction='none')
+        dynamic = categorical_kl(log_post.detach(), log_prior)
+        representation = categorical_kl(log_post, log_prior.detach())
+        losses['dynamic'] = cfg.kl_dynamic * dynamic.clamp(min=cfg.free_nats)
+        losses['representation'] = cfg.kl_representation * representation.clamp(min=cfg.free_nats)
+        metrics = {f'model/{k}': v.mean().detach() for k, v in losses.items()}
+        metrics['model/kl'] = dynamic.mean().detach()
+        total = sum(v.mean() for v in losses.values())
+        return total, States(deter.detach(), stoch.detach()), metrics
+
+    def predict_reward(self, feature: Tensor) -> Tensor:
+        """Mean reward on arrival, (..., F) -> (...)."""
+        return twohot_mean(self.reward(feature), self.bins)
+
+    def predict_cost(self, feature: Tensor) -> Tensor:
+        """Mean cost on arrival, (..., F) -> (...), not below 0."""
+        return twohot_mean(self.cost(feature), self.bins).clamp(min=0.0)
+
+    def predict_cont(self, feature: Tensor) -> Tensor:
+        """Mode of the continue flag, 0 or 1, (..., F) -> (...)."""
+        return (self.cont(feature).squeeze(-1) > 0).to(feature.dtype)
