@@ -1,0 +1,44 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every quality-of-service profile of the graph, by name and by topic. Nodes import it, nothing else does.
+
+Subscriptions use the same profile as the publisher, without its deadline: a request that a plain `ros2 topic pub`
+does not offer would silently keep it out. Deadlines that protect are kept on a monotonic clock by the filter.
+"""
+
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+REPLAY_DEPTH = 256  # more than three episodes of 80 steps: a trainer that starts late or stalls loses nothing
+
+
+def _profile(depth: int, reliable: bool, latched: bool = False) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST, depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+
+
+IMAGE = _profile(2, reliable=False)       # only the newest picture counts; a late one must not delay the next
+STATE = _profile(5, reliable=False)       # poses and joint states
+COMMAND = _profile(1, reliable=True)      # an old command is never worth delivering
+LABEL = _profile(10, reliable=True)       # reward, cost and episode borders: a lost one would corrupt an episode
+REPLAY = _profile(REPLAY_DEPTH, reliable=True)
+EVENT = _profile(100, reliable=True)      # one message per finished episode
+STATUS = _profile(1, reliable=True)       # the filter's state, every cycle
+LATCHED = _profile(1, reliable=True, latched=True)  # model, progress, e-stop: late joiners must see the last one
+DIAGNOSTICS = _profile(10, reliable=True)
+
+BY_TOPIC = {
+    'image': IMAGE, 'ee_pose': STATE, 'joint_states': STATE, 'command_in': COMMAND, 'command_out': COMMAND,
+    'label': LABEL, 'replay/image': REPLAY, 'replay/ee_pose': REPLAY, 'replay/action': REPLAY,
+    'replay/label': REPLAY, 'model': LATCHED, 'estop': LATCHED, 'safety_filter/state': STATUS,
+    'trainer/progress': LATCHED, 'sim_bridge/episode': EVENT, 'sim_bridge/progress': LATCHED,
+    '/diagnostics': DIAGNOSTICS,
+}
+
+
+def with_deadline(profile: QoSProfile, seconds: float) -> QoSProfile:
+    """Return a copy of `profile` that offers a deadline of `seconds`; for publishers only."""
+    return QoSProfile(history=profile.history, depth=profile.depth, reliability=profile.reliability,
+                      durability=profile.durability, deadline=Duration(seconds=seconds))
