@@ -67,15 +67,24 @@ class ActionSpec:
         return len(self.fields)
 
     def normalise(self, command) -> np.ndarray:
-        """Map a command in `unit`, (..., size), to [-1, 1], float32; values outside the limits are clipped."""
-        low, high = np.asarray(self.low), np.asarray(self.high)
-        scaled = 2.0 * (np.asarray(command, np.float64) - low) / (high - low) - 1.0
-        return np.clip(scaled, -1.0, 1.0).astype(np.float32)
+        """Map a command in `unit`, (..., size), to [-1, 1], float32; values outside the limits are clipped.
+
+        For limits that are symmetric about zero it undoes `denormalise` bit for bit, for every float32: what is
+        recorded in `unit` comes back as the very action that the policy chose.
+        """
+        centre, half = self._centre_and_half()
+        return np.clip((np.asarray(command, np.float64) - centre) / half, -1.0, 1.0).astype(np.float32)
 
     def denormalise(self, action) -> np.ndarray:
         """Map an action in [-1, 1], (..., size), to a command in `unit`, float64; clipped to the limits."""
+        centre, half = self._centre_and_half()
+        command = np.clip(np.asarray(action, np.float64), -1.0, 1.0) * half
+        # Adding a zero centre would turn -0.0 into 0.0; scaling (a + 1) instead would lose the small actions.
+        return np.clip(np.where(centre == 0.0, command, command + centre), self.low, self.high)
+
+    def _centre_and_half(self) -> tuple[np.ndarray, np.ndarray]:
         low, high = np.asarray(self.low), np.asarray(self.high)
-        return low + (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) * 0.5 * (high - low)
+        return low + 0.5 * (high - low), 0.5 * (high - low)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,107 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The `fosp` command: a table of subcommands whose modules are imported only when they are asked for.
+
+Each module offers `add_arguments(parser)` and `run(args) -> int`. Exit codes: 0 done, 1 the command ran and says no
+(a failed check), 2 the input or the usage is wrong (one line on standard error), 130 interrupted.
+"""
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+
+from fosp_core.errors import FospError
+
+# name -> (module, one line for `fosp --help`). A module here is not imported until its command is run.
+COMMANDS = {
+    'collect': ('fosp_sim.collect', 'run scripted demonstrators in the simulator and record a bag'),
+    'pretrain': ('fosp_core.train.pretrain', 'learn world model, policy and reachability from bags'),
+    'evaluate': ('fosp_sim.evaluate', 'run a model bundle in the simulator and report SR and CV'),
+    'up': ('fosp_ros.up', 'start the node graph without ros2 launch'),
+    'demo': ('fosp_ros.demo', 'standard episodes, a changed scene, fine-tuning, a report'),
+    'bench': ('fosp_core.bench', 'measure latency and throughput'),
+    'bundle': ('fosp_core.deploy.bundle_cli', 'verify a model bundle'),
+    'bag-info': ('fosp_core.data.bag_info', 'topics, steps, episodes, SR, CV and losses of a bag'),
+}
+
+# The environment, not the program, is at fault: one line instead of a traceback.
+_ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def version() -> str:
+    """Version of the installed package, or of the source checkout around this file."""
+    from importlib import metadata
+    try:
+        return metadata.version('fosp_ros')
+    except metadata.PackageNotFoundError:
+        import re
+        from pathlib import Path
+        manifest = Path(__file__).resolve().parent.parent / 'package.xml'
+        found = re.search(r'<version>([^<]+)</version>', manifest.read_text()) if manifest.is_file() else None
+        return found.group(1) if found else 'unknown'
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    lines = '\n'.join(f'  {name:<{width}}  {text}' for name, (_, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog='fosp', formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Safe offline-to-online reinforcement learning for a robot arm, from rosbags to a ROS 2 graph.',
+        epilog=f'commands:\n{lines}\n\n`fosp COMMAND --help` tells more about one of them.')
+    parser.add_argument('--version', action='store_true', help='print the version and exit')
+    parser.add_argument('command', nargs='?', metavar='COMMAND', help='one of the commands below')
+    parser.add_argument('rest', nargs=argparse.REMAINDER, metavar='...', help=argparse.SUPPRESS)
+    return parser
+
+
+def _dispatch(name: str, argv: list[str]) -> int:
+    module_name, text = COMMANDS[name]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # The learner's computer need not have the simulator, nor the robot's computer the trainer's libraries.
+        raise FospError(f'{name}: Python module {error.name} is not installed here') from None
+    parser = argparse.ArgumentParser(prog=f'fosp {name}', description=text[0].upper() + text[1:] + '.')
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(argv)) or 0)
+
+
+def _fail(text: str) -> int:
+    print(f'error: {" ".join(text.split())}', file=sys.stderr)
+    return 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    parser = _parser()
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        if args.version:
+            print(f'fosp {version()}')
+            return 0
+        if args.command is None:
+            parser.print_help(sys.stderr)
+            return 2
+        if args.command not in COMMANDS:
+            return _fail(f'unknown command {args.command!r}, expected one of {", ".join(COMMANDS)}')
+        return _dispatch(args.command, args.rest)
+    except FospError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # `fosp ... | head`: the reader has what it wanted; without this the interpreter complains at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT:
+            raise
+        where = f'{error.filename}: ' if error.filename else ''
+        return _fail(f'{where}{error.strerror}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
