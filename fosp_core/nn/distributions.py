@@ -14,7 +14,7 @@ def symlog(x: Tensor) -> Tensor:
 
 def symexp(x: Tensor) -> Tensor:
     """Inverse of `symlog`."""
-    return torch.sign(x) * torch.expm1(torch.abs(x))
+    return torch.sign(x) * (torch.exp(torch.abs(x)) - 1.0)  # not expm1: ONNX has none
 
 
 def twohot_bins(bins: int, low: float = -20.0, high: float = 20.0) -> Tensor:
@@ -25,7 +25,8 @@ def twohot_bins(bins: int, low: float = -20.0, high: float = 20.0) -> Tensor:
 
 def twohot(x: Tensor, centres: Tensor) -> Tensor:
     """Two-hot weights (..., bins) of symlog(x), x of shape (...); values beyond the ends clip to the end bin."""
-    low, spacing = centres[0], centres[1] - centres[0]
+    # The spacing from the ends: the difference of neighbours loses three digits in float32.
+    low, spacing = centres[0], (centres[-1] - centres[0]) / (len(centres) - 1)
     position = ((symlog(x) - low) / spacing).clamp(0, len(centres) - 1)
     below = position.floor().clamp(max=len(centres) - 2)
     weight = (position - below).unsqueeze(-1)

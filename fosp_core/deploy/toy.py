@@ -1,0 +1,28 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m fosp_core.deploy.toy OUT`: a bundle of debug size with random weights, for tests. It says so in its card."""
+
+import sys
+from pathlib import Path
+
+from fosp_core.config import Config
+from fosp_core.contract import Contract
+from fosp_core.deploy.export import export_bundle
+from fosp_core.paths import config_file
+from fosp_core.train.learner import Learner
+
+
+def make_toy(out: Path, contract: Contract | None = None, seed: int = 0, version: str = 'toy'):
+    """Write and return a toy bundle; its levels let everything pass."""
+    contract = contract or Contract.load(config_file('contract_safereach.yaml'))
+    learner = Learner(contract, Config.load('debug'), seed=seed)
+    learner.agent.freeze_offline()
+    calibration = {'schema': 1, 'reachability': {'level': 1.0, 'alpha': 0.1, 'n': 0},
+                   'surprise': {'level_slow': 1e9, 'level_stop': 1e9, 'alpha': 0.1, 'n': 0}, 'data_hash': 'none'}
+    return export_bundle(learner.agent, Path(out), version=version, name='toy', calibration=calibration,
+                         data_hash='none', seed=seed, steps=0, metrics={},
+                         card='# Toy\n\nRandom weights, for tests. Never for a robot.\n')
+
+
+if __name__ == '__main__':
+    print(make_toy(Path(sys.argv[1])).path)

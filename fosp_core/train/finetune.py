@@ -1,0 +1,128 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fine-tuning worker: `python -m fosp_core.train.finetune`. Started by the trainer node, or by hand.
+
+Takes a bundle and the robot's episodes, makes N gradient steps of the online phase, and writes a new bundle. Prints one
+JSON object per line on standard output: `{"event": "start"|"step"|"done", ...}`. Exit 0 and a bundle in --out, or
+exit 2, one line on standard error, and nothing written.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from fosp_core.errors import FospError, TrainingError
+
+
+def _say(event: str, **values) -> None:
+    print(json.dumps({'event': event, **values}), flush=True)
+
+
+def load_learner(bundle, seed: int):
+    """Build a Learner from a bundle's config and weights, optimisers fresh."""
+    from safetensors.torch import load
+
+    from fosp_core.config import Config
+    from fosp_core.train.checkpoint import load_agent
+    from fosp_core.train.learner import Learner
+    config = Config.from_dict(bundle.manifest['config'], f'{bundle.path}/manifest.json: config')
+    learner = Learner(bundle.contract, config, seed=seed)
+    load_agent(learner, load(bundle.read('weights.safetensors')), f'{bundle.path}/weights.safetensors')
+    return learner
+
+
+def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: int, version: str | None = None,
+             holdout: float = 0.2, progress=None):
+    """Make `steps` online gradient steps from `bundle`; return the new Bundle at `out`.
+
+    A part of the offline episodes is held out to calibrate the new model; where it holds no violating episode, the
+    parent's level is kept and the calibration says so.
+    """
+    import numpy as np
+
+    from fosp_core.data.replay import MixedReplay, Replay
+    from fosp_core.data.store import data_hash
+    from fosp_core.deploy.export import export_bundle, round_to_half
+    from fosp_core.train.dataset import split
+    from fosp_core.train.heldout import calibrate, heldout_metrics
+    from fosp_core.train.pretrain import git_commit
+    learner = load_learner(bundle, seed)
+    parent_offline = learner.agent.offline_actor.state_dict()
+    learner.begin_online()
+    # The first fine-tune freezes the offline policy; a later one must keep that one, not freeze the adapted policy.
+    learner.agent.offline_actor.load_state_dict(parent_offline)
+    training, held = split(offline, holdout)
+    cfg = learner.config.train
+    replay = MixedReplay(Replay(bundle.contract).extend(training), Replay(bundle.contract).extend(online),
+                         cfg.online_fraction)
+    metrics = {}
+    for i in range(steps):
+        metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
+        if progress:
+            progress(i + 1, metrics)
+    agent = learner.agent
+    round_to_half(agent)
+    calibration = json.loads(bundle.read('calibration.json'))
+    if sum(e.violation for e in held) >= np.ceil(1 / calibration['reachability']['alpha']) - 1:
+        calibration = calibrate(agent, held, calibration['reachability']['alpha'])
+    else:
+        calibration['inherited_from'] = bundle.version
+    total = bundle.manifest['steps'] + steps
+    card = {'online_episodes': len(online), 'offline_episodes': len(training), 'online_steps': steps,
+            **{k: round(v, 6) for k, v in metrics.items()}}
+    if held:
+        card |= heldout_metrics(agent, held, calibration['reachability']['level'])
+    version = version or f'{bundle.version.split("+")[0]}+{time.strftime("%Y%m%dT%H%M%S")}'
+    return export_bundle(agent, out, version=version, name=bundle.manifest['name'], calibration=calibration,
+                         data_hash=data_hash(online + training), seed=seed, steps=total, metrics=card,
+                         parent=bundle.version, commit=git_commit())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the worker."""
+    parser = argparse.ArgumentParser(prog='fosp_core.train.finetune', description=__doc__.splitlines()[0])
+    parser.add_argument('--bundle', required=True)
+    parser.add_argument('--episodes', required=True, help='folder of .npz episodes from the robot')
+    parser.add_argument('--offline', default=None, help='rosbag2 or .npz folder to mix in')
+    parser.add_argument('--steps', type=int, default=40)
+    parser.add_argument('--out', required=True)
+    parser.add_argument('--version', default=None)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--nice', type=int, default=10)
+    args = parser.parse_args(argv)
+    os.nice(args.nice)  # the control path comes first
+    try:
+        import torch
+
+        from fosp_core.data.store import load_episodes
+        from fosp_core.deploy.bundle import Bundle
+        from fosp_core.train.dataset import load_dataset
+        torch.set_num_threads(args.threads)
+        if args.steps < 1:
+            raise TrainingError(f'--steps {args.steps}: expected at least 1')
+        bundle = Bundle.open(args.bundle)
+        online = load_episodes(args.episodes, bundle.contract)
+        offline = load_dataset([args.offline], bundle.contract) if args.offline else []
+        _say('start', steps=args.steps, online=len(online), offline=len(offline))
+        started = time.monotonic()
+
+        def progress(step: int, metrics: dict) -> None:
+            _say('step', step=step, steps=args.steps, seconds=round(time.monotonic() - started, 2),
+                 losses={k: round(v, 5) for k, v in metrics.items() if k.endswith('loss')})
+
+        new = finetune(bundle, online, offline, Path(args.out), args.steps, args.seed, args.version,
+                       progress=progress)
+        _say('done', version=new.version, sha256=new.sha256, path=str(new.path),
+             seconds=round(time.monotonic() - started, 2))
+        return 0
+    except FospError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+
+
+if __name__ == '__main__':
+    sys.exit(main())

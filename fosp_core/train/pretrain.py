@@ -1,0 +1,137 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`fosp pretrain`: offline pretraining from bags. Purely data-driven: no environment object, no robot."""
+
+import argparse
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from fosp_core.config import Config
+from fosp_core.contract import Contract
+from fosp_core.errors import DataError, TrainingError
+from fosp_core.paths import config_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `fosp pretrain`."""
+    parser.add_argument('bags', nargs='+', metavar='BAG', help='rosbag2 folder, or folder of .npz episodes')
+    parser.add_argument('--out', required=True, help='run folder: checkpoints, TensorBoard, the bundle')
+    parser.add_argument('--preset', default='small', help='config/preset_<name>.yaml or a path (default small)')
+    parser.add_argument('--contract', default=None, help='contract YAML (default config/contract_safereach.yaml)')
+    parser.add_argument('--steps', type=int, default=None, help="gradient steps (default: the preset's)")
+    parser.add_argument('--seed', type=int, default=None)
+    parser.add_argument('--holdout', type=float, default=0.15, help='fraction of episodes kept for calibration')
+    parser.add_argument('--alpha', type=float, default=0.1, help='allowed rate of missed violations')
+    parser.add_argument('--name', default='safereach', help='model name in the bundle')
+    parser.add_argument('--version', default=None, help='bundle version (default v<steps>-s<seed>)')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--threads', type=int, default=None, help='torch threads (default: all cores)')
+    parser.add_argument('--set', action='append', default=[], metavar='SECTION.KEY=VALUE', dest='overrides')
+    parser.add_argument('--no-resume', action='store_true', help='refuse to go on from checkpoints in --out')
+    parser.add_argument('--json', metavar='PATH', default=None, help='write a summary; - for standard output')
+
+
+def git_commit() -> str:
+    """Short commit of the source checkout, or 'unknown'."""
+    try:
+        result = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(__file__).parent, timeout=5,
+                                capture_output=True, text=True, check=True)
+        return result.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return 'unknown'
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, calibrate, export; resumes by itself from the newest checkpoint in --out."""
+    import torch
+
+    from fosp_core.data.replay import Replay
+    from fosp_core.data.store import data_hash
+    from fosp_core.io import write_json
+    from fosp_core.train.checkpoint import list_checkpoints, load_checkpoint
+    from fosp_core.train.dataset import load_dataset, split, summary
+    from fosp_core.train.learner import Learner
+    overrides = list(args.overrides)
+    overrides += [f'train.steps={args.steps}'] if args.steps is not None else []
+    overrides += [f'train.seed={args.seed}'] if args.seed is not None else []
+    config = Config.load(args.preset, overrides)
+    contract = Contract.load(args.contract or config_file('contract_safereach.yaml'))
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    episodes = load_dataset(args.bags, contract)
+    training, held = split(episodes, args.holdout)
+    info = summary(episodes)
+    print(f'{info["episodes"]} episodes, {info["steps"]} steps, SR {info["sr"]:.3f}, CV {info["cv"]:.3f}; '
+          f'{len(training)} for training, {len(held)} held out')
+    if not any(e.violation for e in training):
+        raise DataError(f'{", ".join(args.bags)}: key cost is never positive in {len(training)} training episodes: '
+                        f'nothing to learn safety from')
+    if not any(e.violation for e in held):
+        raise DataError(f'{", ".join(args.bags)}: no violating episode held out for calibration; '
+                        f'record more, or raise --holdout')
+    out = Path(args.out)
+    replay = Replay(contract).extend(training)
+    hashed = data_hash(training)
+    learner = Learner(contract, config, args.device)
+    found = list_checkpoints(out / 'checkpoints')
+    if found:
+        if args.no_resume:
+            raise TrainingError(f'{out}/checkpoints: holds {found[-1].name}; --no-resume given')
+        state = load_checkpoint(found[-1], learner)
+        if state.get('data_hash') != hashed:
+            raise TrainingError(f'{found[-1]}/state.json: data_hash {str(state.get("data_hash"))[:12]}, expected '
+                                f'{hashed[:12]} of the bags given')
+        print(f'resuming from {found[-1]}')
+    train_loop(learner, replay, config.train.steps, out, {'data_hash': hashed})
+    bundle = finish(learner, held, out, args, info, hashed)
+    print(f'bundle {bundle.path}')
+    if args.json:
+        write_json(args.json, {'bundle': str(bundle.path), 'version': bundle.version, 'sha256': bundle.sha256,
+                               'dataset': info, 'metrics': bundle.manifest['metrics']})
+    return 0
+
+
+def train_loop(learner, replay, steps: int, out: Path, extra: dict) -> None:
+    """Gradient steps up to `steps`, with progress bar, TensorBoard, metrics.jsonl and checkpoints in `out`."""
+    from torch.utils.tensorboard import SummaryWriter
+    from tqdm import tqdm
+
+    from fosp_core.train.checkpoint import save_checkpoint
+    cfg = learner.config.train
+    out.mkdir(parents=True, exist_ok=True)
+    writer = SummaryWriter(out / 'tensorboard', purge_step=learner.step or None)
+    bar = tqdm(total=steps, initial=learner.step, unit='step', desc='pretrain', mininterval=1.0,
+               disable=None if os.environ.get('CI') is None else True)
+    with open(out / 'metrics.jsonl', 'a') as log:
+        while learner.step < steps:
+            metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
+            bar.update()
+            if learner.step % cfg.log_every == 0 or learner.step == steps:
+                for key, value in metrics.items():
+                    writer.add_scalar(key, value, learner.step)
+                log.write(json.dumps({'step': learner.step} | {k: round(v, 6) for k, v in metrics.items()}) + '\n')
+                log.flush()
+                bar.set_postfix(model=f'{metrics["model/loss"]:.1f}', picture=f'{metrics["model/picture"]:.1f}',
+                                actor=f'{metrics["actor/loss"]:.2f}')
+            if learner.step % cfg.save_every == 0 or learner.step == steps:
+                save_checkpoint(out / 'checkpoints', learner, extra)
+    bar.close()
+    writer.close()
+
+
+def finish(learner, held, out: Path, args: argparse.Namespace, info: dict, hashed: str):
+    """Freeze the offline policy, calibrate on the held-out episodes, export the bundle under `out/bundle`."""
+    from fosp_core.deploy.export import export_bundle, round_to_half
+    from fosp_core.train.heldout import calibrate, heldout_metrics
+    agent = learner.agent.to('cpu')
+    agent.freeze_offline()
+    round_to_half(agent)  # calibrate what will run, not what was trained
+    calibration = calibrate(agent, held, args.alpha)
+    level = calibration['reachability']['level']
+    metrics = {f'dataset_{k}': v for k, v in info.items()} | heldout_metrics(agent, held, level)
+    version = args.version or f'v{learner.step}-s{learner.config.train.seed}'
+    return export_bundle(agent, out / 'bundle' / version, version=version, name=args.name, calibration=calibration,
+                         data_hash=hashed, seed=learner.config.train.seed, steps=learner.step, metrics=metrics,
+                         commit=git_commit())
