@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 
 from fosp_core.contract import Contract
-from fosp_core.errors import BundleError, ContractError
+from fosp_core.errors import BundleError, ContractError, FospError
+from fosp_core.io import atomic_dir
 from fosp_core.safety.calibration import check_calibration
 
 SCHEMA = 1
@@ -406,19 +407,11 @@ def _sync(path: Path) -> None:
 
 
 def _write_dir(target: Path, files: dict[str, bytes]) -> None:
-    """Write all files below a hidden name, sync them, and rename: `target` exists whole or not at all."""
-    temporary = target.parent / f'.{target.name}.tmp-{os.getpid()}'
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        for name, data in files.items():
-            (temporary / name).write_bytes(data)
-            _sync(temporary / name)
-        _sync(temporary)
-        os.rename(temporary, target)
-        _sync(target.parent)
+        with atomic_dir(target) as temporary:
+            for name, data in files.items():
+                (temporary / name).write_bytes(data)
+    except FospError as error:
+        raise BundleError(str(error)) from None
     except OSError as error:
-        raise BundleError(f'{target}: cannot be written: {error.strerror or error}') from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise BundleError(f'{target}: cannot be written: {error.strerror}') from None
