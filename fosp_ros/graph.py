@@ -1,0 +1,133 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The one description of the graph: four nodes, their parameters and the environment of their processes.
+
+`launch/safereach.launch.py` and `fosp up` both read it, so that they cannot drift apart. Pure Python: no rclpy, no
+launch.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fosp_core import paths
+from fosp_core.errors import FospError
+
+PACKAGE = 'fosp_ros'
+NAMESPACE = 'fosp'
+TASKS = ('standard', 'unseen1', 'unseen2', 'unseen3')
+PROFILE = 'fastdds_local.xml'
+# One computing thread per process: two torch threads beside one busy process were measured 3 to 45 times slower.
+THREADS = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeSpec:
+    """One process with one node. `critical`: its end ends the graph under any starter."""
+
+    name: str
+    executable: str
+    module: str
+    package: str = PACKAGE
+    namespace: str = NAMESPACE
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    params_files: tuple[str, ...] = ()
+    remappings: tuple[tuple[str, str], ...] = ()
+    critical: bool = False
+
+    def ros_arguments(self) -> list[str]:
+        """Return `--ros-args …`: name, namespace, remappings, files, then single parameters (the last one wins)."""
+        arguments = ['--ros-args', '-r', f'__node:={self.name}', '-r', f'__ns:=/{self.namespace.strip("/")}']
+        for source, target in self.remappings:
+            arguments += ['-r', f'{source}:={target}']
+        for file in self.params_files:
+            arguments += ['--params-file', file]
+        for key, value in self.params.items():
+            arguments += ['-p', f'{key}:={json.dumps(value)}']
+        return arguments
+
+    def command(self, python: str) -> list[str]:
+        """Return the command line that starts the node as its own process."""
+        return [python, '-m', self.module, *self.ros_arguments()]
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphOptions:
+    """What a user may change at start; None and '' leave the value to the parameter files."""
+
+    namespace: str = NAMESPACE
+    model: str = ''
+    params_file: str = ''
+    task: str = ''
+    sim: bool = True
+    use_sim_time: bool = False
+    overrides: tuple[tuple[str, str, Any], ...] = ()  # (node, parameter, value)
+
+
+# name, executable, module, takes the model, only in simulation, critical
+_TABLE = (
+    ('sim_bridge', 'fosp_sim_bridge', 'fosp_sim.bridge_node', False, True, False),
+    ('learner', 'fosp_learner', 'fosp_ros.learner_node', True, False, False),
+    ('safety_filter', 'fosp_safety_filter', 'fosp_ros.safety_filter_node', True, False, True),
+    ('trainer', 'fosp_trainer', 'fosp_ros.trainer_node', True, False, False),
+)
+NODE_NAMES = tuple(row[0] for row in _TABLE)
+
+
+def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
+    """Return the nodes of the graph in the order in which they are started.
+
+    Raises
+    ------
+    FospError
+        For an unknown task or node, or a file that is not there.
+
+    """
+    task = options.task.removeprefix('safereach/') if options.task != 'safereach' else 'standard'
+    if task and task not in TASKS:
+        raise FospError(f'task {options.task!r}: expected one of {", ".join(TASKS)}')
+    if options.params_file and not Path(options.params_file).is_file():
+        raise FospError(f'{options.params_file}: no such parameter file')
+    if options.model and not Path(options.model).is_dir():
+        raise FospError(f'{options.model}: no such model folder')
+    for node, _, _ in options.overrides:
+        if node not in NODE_NAMES:
+            raise FospError(f'no node {node!r}; nodes: {", ".join(NODE_NAMES)}')
+    specs = []
+    for name, executable, module, takes_model, simulated, critical in _TABLE:
+        if simulated and not options.sim:
+            continue
+        files = [str(paths.config_file(f'{name}.yaml'))]
+        if options.params_file:
+            files.append(str(Path(options.params_file).resolve()))
+        params: dict[str, Any] = {}
+        if options.use_sim_time:
+            params['use_sim_time'] = True
+        if takes_model and options.model:
+            params['model'] = str(Path(options.model).resolve())
+        if simulated and task:
+            params['task'] = task
+        params.update({key: value for node, key, value in options.overrides if node == name})
+        specs.append(NodeSpec(name, executable, module, namespace=options.namespace, params=params,
+                              params_files=tuple(files), critical=critical))
+    return specs
+
+
+def environment(local: bool = True, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables to set for every node process; what the user has set in `base` is kept.
+
+    `local`: all nodes run on this machine. Then nothing is sent to the network, and Fast DDS gets a shared-memory
+    segment that holds whole pictures.
+    """
+    base = os.environ if base is None else base
+    values = dict(THREADS)
+    if local:
+        values['ROS_AUTOMATIC_DISCOVERY_RANGE'] = base.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        profile = base.get('FASTRTPS_DEFAULT_PROFILES_FILE') or base.get('FASTDDS_DEFAULT_PROFILES_FILE') \
+            or str(paths.config_file(PROFILE))
+        # Jazzy's Fast DDS reads the first name only, Kilted's prefers the second.
+        values['FASTRTPS_DEFAULT_PROFILES_FILE'] = values['FASTDDS_DEFAULT_PROFILES_FILE'] = profile
+    return values

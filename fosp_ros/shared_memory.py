@@ -1,0 +1,63 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Removes what Fast DDS leaves in /dev/shm when a process is killed. Used by the graph runner; Linux only.
+
+A clean exit removes its own files; `kill -9` leaves the segment (35 MB with the local profile). Only files are removed
+that one of our own processes had open and that no living process has open any more.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+FOLDER = Path('/dev/shm')
+# Jazzy calls its files fastrtps_*, Kilted fastdds_*; locks are <segment>_el and sem.<port>_mutex.
+NAME = re.compile(r'^(?:sem\.)?(?:fastrtps|fastdds)_[A-Za-z0-9_]+$')
+
+
+def opened_by(pid: int) -> set[str]:
+    """Return the names of the Fast DDS files that process `pid` has mapped or open; empty when it cannot be read."""
+    names = set()
+    try:
+        with open(f'/proc/{pid}/maps') as lines:
+            for line in lines:
+                path = line.rstrip('\n').split(maxsplit=5)[-1]
+                if path.startswith(f'{FOLDER}/'):
+                    names.add(path.removeprefix(f'{FOLDER}/'))
+    except (OSError, UnicodeDecodeError):
+        pass
+    try:
+        for entry in os.listdir(f'/proc/{pid}/fd'):
+            target = os.readlink(f'/proc/{pid}/fd/{entry}')
+            if target.startswith(f'{FOLDER}/'):
+                names.add(target.removeprefix(f'{FOLDER}/'))
+    except OSError:
+        pass
+    return {name for name in names if NAME.match(name)}
+
+
+def _base(name: str) -> str:
+    return name.removeprefix('sem.').removesuffix('_mutex').removesuffix('_el')
+
+
+def remove(ours: Iterable[str]) -> list[str]:
+    """Remove those of `ours` (and their locks) that nothing has open any more; return what was removed."""
+    wanted = {_base(name) for name in ours}
+    left = {name for name in (os.listdir(FOLDER) if FOLDER.is_dir() else ())
+            if NAME.match(name) and _base(name) in wanted}
+    if not left:
+        return []
+    used = set()
+    for entry in os.listdir('/proc'):
+        if entry.isdigit():
+            used |= {_base(name) for name in opened_by(int(entry))}
+    removed = []
+    for name in sorted(left):
+        try:
+            if _base(name) not in used and (FOLDER / name).stat().st_uid == os.getuid():
+                (FOLDER / name).unlink()
+                removed.append(name)
+        except OSError:
+            continue
+    return removed
