@@ -1,0 +1,37 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` need Python 3.11 or newer, make and the package registries; each makes its own .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+ROS ?= jazzy
+OUT ?= out/demo
+PYTEST_ARGS ?=
+# Nothing leaves this machine; one thread a process (on two cores more of them steal from the control path).
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help venv demo test check clean
+
+help:
+	@echo 'make demo   20 + 20 + 20 simulated episodes through the ROS 2 graph with a fine-tune between; report in $(OUT)'
+	@echo 'make test   the tests, by the command that colcon test runs'
+	@echo 'make check  ruff'
+	@echo 'make venv   the environment alone ($(VENV)); ROS=kilted takes the Kilted wheels'
+	@echo 'make clean  removes build, install, log, out and caches; the environment stays'
+
+venv:
+	@$(PYTHON) .ci/venv.py $(VENV) --ros $(ROS)
+
+demo: venv
+	$(VENV)/bin/fosp demo --out $(OUT)
+
+test: venv
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+check: venv
+	$(VENV)/bin/ruff check .
+
+clean:
+	rm -rf build install log out .pytest_cache .hypothesis .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
