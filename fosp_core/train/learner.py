@@ -55,6 +55,10 @@ class Learner:
 
     def update(self, batch: dict[str, np.ndarray]) -> dict[str, float]:
         """One gradient step; returns metrics as floats; raises TrainingError when a loss is not finite."""
+        for key, value in batch.items():
+            if value.dtype == np.float32 and not np.isfinite(value).all():
+                raise TrainingError(f'gradient step {self.step + 1}: batch key {key} not finite; '
+                                    f'the last checkpoint is intact')
         tensors = self.to_device(batch)
         states, metrics = self._world_model(tensors)
         feature = states.feature
