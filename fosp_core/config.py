@@ -67,7 +67,8 @@ class BehaviourConfig:
     reach_discount: float = 0.99
     reach_lr_scale: float = 0.3      # slower than the critics (RESPO's time-scales)
     cost_threshold: float = 0.5      # imagined violation
-    weight_form: str = 'mixture'     # mixture | product
+    actor_objective: str = 'in_sample'  # in_sample: weighted regression | dynamics: through the world model
+    weight_form: str = 'mixture'     # mixture | product | uniform (behaviour cloning)
     beta_reward: float = 1.0
     beta_cost: float = 1.0
     weight_clip: float = 100.0
@@ -79,7 +80,7 @@ class BehaviourConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ConstraintConfig:
-    """Constraint handler; `alm` is the released augmented Lagrangian."""
+    """Constraint handler: `alm` per gradient step on predicted cost; `pid`, `apid` per episode on measured cost."""
 
     kind: str = 'alm'                # none | alm | pid | apid
     cost_limit: float = 0.0
@@ -87,6 +88,16 @@ class ConstraintConfig:
     penalty_init: float = 5e-9
     penalty_growth: float = 1e-5
     penalty_max: float = 1.0
+    gain_p: float = 1e-4             # pid, apid
+    gain_i: float = 1e-5
+    gain_d: float = 1e-5
+    pid_ema: float = 0.95            # pid
+    pid_delay: int = 10
+    adapt_p: float = 0.05            # apid: alpha, beta, gamma
+    adapt_i: float = 0.05
+    adapt_d: float = 0.05
+    gain_bound: float = 10.0
+    window: int = 10
 
 
 @dataclasses.dataclass(frozen=True)

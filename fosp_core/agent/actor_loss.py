@@ -11,8 +11,10 @@ def offline_weight(feasible: Tensor, advantage: Tensor, cost_advantage: Tensor, 
     """Weight of a dataset action; all inputs (...).
 
     mixture (P1): u exp(b1 A^r) gate + (1 - u) exp(-b2 A^c); product (the exact closed form of the single objective):
-    exp(u b1 A^r - (1 - u) b2 A^c) gate. `gate` is 1[Q^c <= threshold] or None.
+    exp(u b1 A^r - (1 - u) b2 A^c) gate; uniform: 1, behaviour cloning. `gate` is 1[Q^c <= threshold] or None.
     """
+    if form == 'uniform':
+        return torch.ones_like(feasible)
     gate = torch.ones_like(feasible) if gate is None else gate
     if form == 'mixture':
         # Clip the exponents first: exp(200) is inf, and 0 * inf would be NaN.
@@ -23,7 +25,7 @@ def offline_weight(feasible: Tensor, advantage: Tensor, cost_advantage: Tensor, 
         weight = torch.exp((feasible * beta_reward * advantage
                             - (1 - feasible) * beta_cost * cost_advantage).clamp(max=20.0)) * gate
     else:
-        raise ValueError(f'weight_form {form!r}, expected mixture or product')
+        raise ValueError(f'weight_form {form!r}, expected mixture, product or uniform')
     return weight.clamp(max=clip)
 
 

@@ -141,6 +141,14 @@ class Agent(nn.Module):
         log_prob, entropy = self.actor.log_prob(feature, action)
         return -(rollout.weight[:-1] * (weight * log_prob + cfg.entropy * entropy)).mean()
 
+    def dynamics_actor_loss(self, rollout: Rollout) -> Tensor:
+        """-E[R / scale + eta H] differentiated through actions and dynamics (DreamerV3's and SafeDreamer's actor)."""
+        cfg = self.config.behaviour
+        returned = returns.lambda_return(rollout.reward, rollout.cont, self.v_reward(rollout.feature), cfg.discount,
+                                         cfg.lam)
+        entropy = self.actor.log_prob(rollout.feature[:-1].detach(), rollout.action[:-1].detach())[1]
+        return -(rollout.weight[:-1] * (returned / self.reward_scale.scale + cfg.entropy * entropy)).mean()
+
     def predicted_cost(self, rollout: Rollout) -> Tensor:
         """J_c: mean over starts of the summed u R^c along the rollout; differentiable in the actor."""
         cfg = self.config.behaviour

@@ -1,15 +1,25 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Constraint handlers behind one interface: none and the augmented Lagrangian (algorithm.md 2.5)."""
+"""Constraint handlers behind one interface: none, augmented Lagrangian, PID and adaptive PID multipliers.
+
+`penalty(cost)` is added to the actor's loss, `reward_scale` multiplies its reward part. `per_episode` tells when
+`update` is due: after each gradient step on the predicted cost-to-go (False), or after each finished real episode on
+its measured cost (True). All state is in buffers, so it is part of every checkpoint.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from fosp_core.config import ConstraintConfig
 
+_F64 = torch.float64
+
 
 class NoConstraint(nn.Module):
     """No penalty."""
+
+    per_episode = False
+    reward_scale = 1.0
 
     def penalty(self, cost: Tensor) -> Tensor:
         """Zero."""
@@ -20,19 +30,23 @@ class NoConstraint(nn.Module):
 
 
 class AugmentedLagrangian(nn.Module):
-    """Phi = lambda g + c/2 g^2 if lambda + c g > 0, else -lambda^2 / (2 c); g = J_c - d."""
+    """Phi = lambda g + c/2 g^2 if lambda + c g > 0, else -lambda^2 / (2 c); g = J_c - d (algorithm.md 2.5)."""
+
+    per_episode = False
+    reward_scale = 1.0
 
     def __init__(self, config: ConstraintConfig):
         super().__init__()
         self.config = config
         # float64: increments of 5e-9 g vanish in float32 next to lambda.
-        self.register_buffer('multiplier', torch.tensor(config.lambda_init, dtype=torch.float64))
-        self.register_buffer('penalty_factor', torch.tensor(config.penalty_init, dtype=torch.float64))
+        self.register_buffer('multiplier', torch.tensor(config.lambda_init, dtype=_F64))
+        self.register_buffer('penalty_factor', torch.tensor(config.penalty_init, dtype=_F64))
 
     def penalty(self, cost: Tensor) -> Tensor:
         """Phi of the mean predicted cost-to-go (scalar tensor), differentiable in `cost`."""
         g = cost.double() - self.config.cost_limit
-        lam, c = self.multiplier.clone(), self.penalty_factor.clone()  # `update` changes both before the backward pass
+        # Clones: `update` changes both before the backward pass.
+        lam, c = self.multiplier.clone(), self.penalty_factor.clone()
         value = torch.where(lam + c * g > 0, lam * g + 0.5 * c * g * g, -lam * lam / (2 * c))
         return value.to(cost.dtype)
 
@@ -45,9 +59,92 @@ class AugmentedLagrangian(nn.Module):
         self.penalty_factor.copy_(grown.clamp(min=self.penalty_factor.item(), max=self.config.penalty_max))
 
 
+class _Multiplier(nn.Module):
+    """Loss (reward part + lambda J_c) / (1 + lambda): step sizes stay bounded whatever lambda is."""
+
+    per_episode = True
+
+    def __init__(self, config: ConstraintConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer('multiplier', torch.zeros((), dtype=_F64))
+
+    @property
+    def reward_scale(self) -> float:
+        """1 / (1 + lambda)."""
+        return 1.0 / (1.0 + self.multiplier.item())
+
+    def penalty(self, cost: Tensor) -> Tensor:
+        """lambda / (1 + lambda) J_c."""
+        return cost * (1.0 - self.reward_scale)
+
+
+class PIDLagrangian(_Multiplier):
+    """Positional PID on the episode's cost with EMA and delayed difference (SafeDreamer's form; oracle 8.12)."""
+
+    def __init__(self, config: ConstraintConfig):
+        super().__init__(config)
+        for name in ('integral', 'error_ema', 'cost_ema'):
+            self.register_buffer(name, torch.zeros((), dtype=_F64))
+        self.register_buffer('history', torch.zeros(config.pid_delay, dtype=_F64))
+
+    @torch.no_grad()
+    def update(self, cost: float) -> None:
+        """One step on the cost of a finished episode."""
+        cfg = self.config
+        error = float(cost) - cfg.cost_limit
+        self.integral.add_(cfg.gain_i * error).clamp_(min=0.0)
+        self.error_ema.mul_(cfg.pid_ema).add_((1 - cfg.pid_ema) * error)
+        self.cost_ema.mul_(cfg.pid_ema).add_((1 - cfg.pid_ema) * float(cost))
+        slope = (self.cost_ema - self.history[0]).clamp(min=0.0)
+        self.multiplier.copy_((cfg.gain_p * self.error_ema + self.integral + cfg.gain_d * slope).clamp(min=0.0))
+        self.history.copy_(torch.cat([self.history[1:], self.cost_ema.reshape(1)]))
+
+
+class AdaptivePID(_Multiplier):
+    """Marvel's aPID: incremental PID whose gains follow the mean and spread of the last n RAW costs (oracle 8.13).
+
+    Raw, since an EMA that starts at 0 makes the gains fall while the cost is above its limit (the released code).
+    """
+
+    def __init__(self, config: ConstraintConfig):
+        super().__init__(config)
+        gains = torch.tensor([config.gain_p, config.gain_i, config.gain_d], dtype=_F64)
+        self.register_buffer('gains', gains.clone())
+        self.register_buffer('bounds', torch.stack([gains / config.gain_bound, gains * config.gain_bound]))
+        self.register_buffer('error_sum', torch.zeros((), dtype=_F64))
+        self.register_buffer('last_error', torch.zeros((), dtype=_F64))
+        self.register_buffer('costs', torch.full((config.window,), -1.0, dtype=_F64))  # -1: none yet
+
+    @torch.no_grad()
+    def adapt(self, mean: float, deviation: float) -> None:
+        """Scale the gains by the mean and (n - 1)-deviation of the last costs; clip to [K / bound, K bound]."""
+        cfg = self.config
+        mean = max(mean, 1e-8)  # a window without cost must not divide by zero
+        over = (mean - cfg.cost_limit) / mean
+        factor = torch.tensor([1 + cfg.adapt_p * float(torch.tanh(torch.tensor(over, dtype=_F64))),
+                               1 + cfg.adapt_i * over, 1 + cfg.adapt_d * deviation / mean], dtype=_F64)
+        self.gains.copy_(torch.clamp(self.gains * factor, self.bounds[0], self.bounds[1]))
+
+    @torch.no_grad()
+    def update(self, cost: float) -> None:
+        """One step on the cost of a finished episode."""
+        self.costs.copy_(torch.cat([self.costs[1:], torch.tensor([float(cost)], dtype=_F64)]))
+        recent = self.costs[self.costs >= 0]
+        if len(recent):
+            self.adapt(recent.mean().item(), recent.std().item() if len(recent) > 1 else 0.0)
+        error = float(cost) - self.config.cost_limit
+        self.error_sum.add_(error)
+        kp, ki, kd = self.gains.tolist()
+        step = kp * error + ki * self.error_sum.item() + kd * (error - self.last_error.item())
+        self.multiplier.add_(step).clamp_(min=0.0)
+        self.last_error.fill_(error)
+
+
 def make_constraint(config: ConstraintConfig) -> nn.Module:
     """Build the handler that `config.kind` names; raise ValueError for an unknown one."""
-    handlers = {'none': lambda: NoConstraint(), 'alm': lambda: AugmentedLagrangian(config)}
+    handlers = {'none': lambda c: NoConstraint(), 'alm': AugmentedLagrangian, 'pid': PIDLagrangian,
+                'apid': AdaptivePID}
     if config.kind not in handlers:
         raise ValueError(f'constraint.kind {config.kind!r}, expected one of {", ".join(handlers)}')
-    return handlers[config.kind]()
+    return handlers[config.kind](config)

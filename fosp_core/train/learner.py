@@ -49,6 +49,11 @@ class Learner:
         self.agent.freeze_offline(reset_online=self.config.expansion.init == 'fresh')
         self.online = True
 
+    def end_episode(self, cost: float) -> None:
+        """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others)."""
+        if self.agent.constraint.per_episode:
+            self.agent.constraint.update(cost)
+
     def to_device(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Numpy batch -> tensors on the device."""
         return {k: torch.from_numpy(v).to(self.device, non_blocking=True) for k, v in batch.items()}
@@ -89,9 +94,9 @@ class Learner:
         if cfg.imagine_starts and cfg.imagine_starts < len(deter):
             pick = torch.randperm(len(deter), generator=self.generator)[:cfg.imagine_starts].to(self.device)
             deter, stoch, cont = deter[pick], stoch[pick], cont[pick]
-        # The rollout's graph serves the constraint's gradient alone; without one, imagine without it.
+        # In-sample, the rollout's graph serves the constraint's gradient alone; without one, imagine without it.
         constrained = self.config.constraint.kind != 'none'
-        with torch.set_grad_enabled(constrained):
+        with torch.set_grad_enabled(constrained or cfg.actor_objective == 'dynamics'):
             rollout = agent.imagine(States(deter, stoch), cont, self.generator)
         metrics = self._actor(rollout, feature, batch, constrained)
         rollout = Rollout(*(x.detach() for x in vars(rollout).values()))
@@ -104,15 +109,19 @@ class Learner:
 
     def _actor(self, rollout: Rollout, feature: Tensor, batch: dict[str, Tensor], constrained: bool) -> dict:
         agent, expansion = self.agent, self.config.expansion
-        mask = (1.0 - batch['is_first'][:, 1:].to(feature.dtype)).flatten()
-        loss, metrics = agent.offline_actor_loss(feature[:, :-1].flatten(0, 1), batch['action'][:, :-1].flatten(0, 1),
-                                                 mask)
-        if self.online:
-            loss = expansion.online_in_sample * loss + agent.online_actor_loss(rollout)
+        if self.config.behaviour.actor_objective == 'dynamics':
+            loss, metrics = agent.dynamics_actor_loss(rollout), {}
+        else:
+            mask = (1.0 - batch['is_first'][:, 1:].to(feature.dtype)).flatten()
+            loss, metrics = agent.offline_actor_loss(feature[:, :-1].flatten(0, 1),
+                                                     batch['action'][:, :-1].flatten(0, 1), mask)
+            if self.online:
+                loss = expansion.online_in_sample * loss + agent.online_actor_loss(rollout)
         if constrained:
             cost = agent.predicted_cost(rollout)
-            loss = loss + agent.constraint.penalty(cost)
-            agent.constraint.update(cost.detach().item())
+            loss = agent.constraint.reward_scale * loss + agent.constraint.penalty(cost)
+            if not agent.constraint.per_episode:
+                agent.constraint.update(cost.detach().item())
             metrics |= {'constraint/predicted_cost': cost.detach(),
                         'constraint/multiplier': agent.constraint.multiplier}
         parameters = list(agent.actor.parameters())

@@ -7,7 +7,7 @@ import torch
 
 from fosp_core.agent import expansion
 from fosp_core.agent.actor_loss import offline_weight, online_weight
-from fosp_core.agent.constraints import AugmentedLagrangian
+from fosp_core.agent.constraints import AdaptivePID, AugmentedLagrangian, PIDLagrangian
 from fosp_core.agent.networks import Actor, PercentileScale, ema_update, frozen_copy
 from fosp_core.config import ConstraintConfig, ExpansionConfig, NetworkConfig
 
@@ -68,6 +68,57 @@ def test_augmented_lagrangian_branches(lam, c, g, phi, new):
     assert cost.grad.item() == pytest.approx(max(0.0, lam + c * g))
     alm.update(float(g))
     assert alm.multiplier.item() == pytest.approx(new)
+
+
+def test_positional_pid():
+    """Oracle 8.12, SafeDreamer's form."""
+    pid = PIDLagrangian(ConstraintConfig(kind='pid', cost_limit=20, gain_p=0.1, gain_i=0.01, gain_d=0.01))
+    out = []
+    for cost in (25, 25, 25, 15):
+        pid.update(cost)
+        out.append(pid.multiplier.item())
+    assert out == pytest.approx([0.0875, 0.173125, 0.256969, 0.184120], abs=1e-6)
+
+
+def test_incremental_pid():
+    """Oracle 8.12, the paper's form: gains held still."""
+    pid = AdaptivePID(ConstraintConfig(kind='apid', gain_p=1e-2, gain_i=1e-3, gain_d=1e-3, adapt_p=0, adapt_i=0,
+                                       adapt_d=0))
+    out = []
+    for error in (10, 10, 5, 0, -5):
+        pid.update(error)
+        out.append(pid.multiplier.item())
+    assert out == pytest.approx([0.12, 0.24, 0.31, 0.33, 0.295], abs=1e-9)
+
+
+APID = ConstraintConfig(kind='apid', cost_limit=20, gain_p=1e-4, gain_i=1e-4, gain_d=1e-4)
+
+
+def test_adaptive_gains():
+    """Oracle 8.13."""
+    pid = AdaptivePID(APID)
+    pid.adapt(30.0, 5.0)
+    assert pid.gains.tolist() == pytest.approx([1.016076e-4, 1.016667e-4, 1.008333e-4], abs=1e-10)
+    pid = AdaptivePID(APID)
+    pid.adapt(10.0, 0.0)
+    assert pid.gains.tolist()[:2] == pytest.approx([0.961920e-4, 0.95e-4], abs=1e-10)
+    pid, reached = AdaptivePID(APID), {}
+    for step in range(1, 200):
+        pid.adapt(30.0, 0.0)
+        for i in (0, 1):
+            if pid.gains[i] >= 1e-3 - 1e-12:
+                reached.setdefault(i, step)
+    assert reached == {0: 145, 1: 140}
+
+
+def test_gains_rise_from_the_first_overshoot_and_survive_no_cost():
+    """The released code's gains fell at first, its EMA of cost starting at 0."""
+    pid = AdaptivePID(APID)
+    pid.update(40.0)
+    assert pid.gains[0] > 1e-4 and pid.gains[1] > 1e-4 and pid.multiplier > 0
+    pid = AdaptivePID(APID)
+    pid.update(0.0)
+    assert torch.isfinite(pid.gains).all() and pid.gains[1].item() == pytest.approx(1e-5)
 
 
 NO_GATE = ExpansionConfig(reach_gate=-1.0)
