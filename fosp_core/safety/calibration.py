@@ -3,11 +3,18 @@
 """Split-conformal levels for the learned risk and for surprise. Pure numpy; anyone may import it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from fosp_core.errors import BundleError
 
 SCHEMA = 1
+SURPRISE_SKIP = 2   # records after a reset whose surprise says nothing: the model has no history yet
+SURPRISE_TICKS = 2  # records in a row that must be surprising; the filter's gate counts the same way
+STOP_FACTOR = 2.0   # how far above the slow level the stop level lies at least
+_ROUNDING = 1e-9    # keeps an exact product such as 0.1 * 50 on its own rank
 
 
 def check_calibration(calibration: dict[str, Any], where: str) -> None:
@@ -37,3 +44,106 @@ def check_calibration(calibration: dict[str, Any], where: str) -> None:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def conformal_level(scores: Sequence[float] | np.ndarray, alpha: float) -> float:
+    """Return the level that a further exchangeable score exceeds with probability at most `alpha`.
+
+    It is the ceil((1 - alpha)(n + 1))-th smallest of the n scores. With too few scores for that rank no finite level
+    can promise it, and infinity is returned.
+
+    Parameters
+    ----------
+    scores : array of shape (n,)
+        Held-out scores, exchangeable with the future one. Ties are allowed.
+    alpha : float
+        Allowed probability, between 0 and 1.
+
+    """
+    scores = _checked(scores, alpha)
+    rank = math.ceil((1.0 - alpha) * (len(scores) + 1) - _ROUNDING)
+    return float(scores[rank - 1]) if rank <= len(scores) else math.inf
+
+
+def conformal_floor(scores: Sequence[float] | np.ndarray, alpha: float) -> float:
+    """Return the highest level that a further exchangeable score fails to exceed with probability at most `alpha`.
+
+    With k = floor(alpha (n + 1)), the k-th smallest score stays above the level: P(score <= level) <= alpha. With
+    k = 0 no level can promise it but minus infinity.
+    """
+    scores = _checked(scores, alpha)
+    rank = math.floor(alpha * (len(scores) + 1) + _ROUNDING)
+    if rank < 1:
+        return -math.inf
+    # Next below in float32: the graphs give float32, and numpy would round a finer level up to the score itself.
+    return float(np.nextafter(np.float32(scores[rank - 1]), np.float32(-math.inf)))
+
+
+def calibrate_reachability(episode_risks: Sequence[tuple[np.ndarray, np.ndarray]], alpha: float = 0.1,
+                           horizon: int = 10) -> dict[str, Any]:
+    """Find the risk level at which at most `alpha` of the violations come unannounced.
+
+    Parameters
+    ----------
+    episode_risks : sequence of (risk (T,), cost (T,))
+        Held-out episodes in the arrival convention: cost[t] came with observation t, risk[t] belongs to the action
+        chosen there. Only episodes that violate after their first record count.
+    alpha : float
+        Allowed fraction of missed violations.
+    horizon : int
+        How many records before the first violation a warning may come.
+
+    Returns
+    -------
+    dict
+        level (a risk above it is a warning), alpha, n (violating episodes), horizon, and `guaranteed`: False when n
+        is below 1/alpha - 1, in which case the level is 0 and everything is a warning.
+
+    """
+    if horizon < 1:
+        raise ValueError(f'horizon is {horizon}, expected at least 1')
+    scores = []
+    for risk, cost in episode_risks:
+        risk, cost = np.asarray(risk, np.float64), np.asarray(cost)
+        if risk.shape != cost.shape or risk.ndim != 1:
+            raise ValueError(f'risk {risk.shape} and cost {cost.shape} must be one vector each of equal length')
+        first = int(np.argmax(cost > 0)) if (cost > 0).any() else 0
+        if first > 0:
+            scores.append(float(risk[max(0, first - horizon):first].max()))
+    level = conformal_floor(scores, alpha)
+    return {'level': min(max(level, 0.0), 1.0), 'alpha': float(alpha), 'n': len(scores), 'horizon': int(horizon),
+            'guaranteed': math.isfinite(level)}
+
+
+def persistent_surprise(surprise: np.ndarray) -> float:
+    """Return the score of one episode: the highest level that surprise kept for SURPRISE_TICKS records in a row.
+
+    The first SURPRISE_SKIP records do not count: a model without history is surprised by anything.
+    """
+    surprise = np.asarray(surprise, np.float64)[SURPRISE_SKIP:]
+    if not len(surprise):
+        raise ValueError(f'an episode needs more than {SURPRISE_SKIP} records')
+    width = min(SURPRISE_TICKS, len(surprise))
+    return float(np.lib.stride_tricks.sliding_window_view(surprise, width).min(1).max())
+
+
+def calibrate_surprise(episode_surprises: Sequence[np.ndarray], alpha: float = 0.1) -> dict[str, Any]:
+    """Find the levels of surprise (nats) at which the filter slows and stops.
+
+    At most `alpha` of the episodes like the held-out ones are ever slowed. A stop needs more: STOP_FACTOR times the
+    slow level and the worst held-out episode, since a stop that nothing explains teaches people to switch it off.
+    """
+    scores = [persistent_surprise(s) for s in episode_surprises if len(s) > SURPRISE_SKIP]
+    level, worst = conformal_level(scores, alpha), max(scores)
+    slow = level if math.isfinite(level) else worst
+    return {'level_slow': slow, 'level_stop': max(STOP_FACTOR * slow, worst), 'alpha': float(alpha), 'n': len(scores),
+            'guaranteed': math.isfinite(level)}
+
+
+def _checked(scores: Sequence[float] | np.ndarray, alpha: float) -> np.ndarray:
+    scores = np.sort(np.asarray(scores, np.float64).reshape(-1))
+    if not len(scores) or not np.isfinite(scores).all():
+        raise ValueError('calibration needs at least one score, all finite')
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f'alpha is {alpha}, expected between 0 and 1')
+    return scores
