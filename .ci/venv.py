@@ -94,7 +94,7 @@ def build(venv: Path, extras: tuple, constraints: Path, sourced: str) -> None:
     create = [sys.executable, '-m', 'venv', '--clear', str(venv)] + (['--system-site-packages'] if sourced else [])
     if subprocess.run(create, env=env, check=False).returncode:
         fail(f'{sys.executable} -m venv failed; on Debian and Ubuntu: apt-get install python3-venv')
-    install = [python, '-m', 'pip', 'install', '--quiet', '-e', f'.[{",".join(extras)}]', '-c', str(constraints)]
+    install = [python, '-m', 'pip', 'install', '-qq', '-e', f'.[{",".join(extras)}]', '-c', str(constraints)]
     if subprocess.run(install, cwd=ROOT, env=env, check=False).returncode:
         fail(f'pip could not install the pinned packages into {venv} (see above); nothing is kept as finished, '
              'run the same command again')
