@@ -39,8 +39,8 @@ class ManagedNode(LifecycleNode):
     """A lifecycle node with the hooks `set_up`, `start`, `stop` and `tear_down`.
 
     set_up: verify and create everything (configure); start: act (activate); stop: cease to act (deactivate);
-    tear_down: release what `set_up` made, also when it failed half-way. Entities made by `publish_on`, `listen`, `serve`
-    and `every` are destroyed by the base. `self.p` holds the parameters of the class's table `PARAMETERS`.
+    tear_down: release what `set_up` made, also when it failed half-way. Entities made by `publish_on`, `listen`,
+    `serve` and `every` are destroyed by the base. `self.p` holds the parameters of the class's table `PARAMETERS`.
     """
 
     NAME = 'node'
@@ -151,7 +151,7 @@ class ManagedNode(LifecycleNode):
             self.failure = f'{what}: {error}'
             self.get_logger().error(self.failure)
             return False
-        except Exception as error:  # rclpy would swallow it: say it, then fail the transition
+        except Exception as error:  # noqa: BLE001 - rclpy would swallow it: say it, then fail the transition
             self.failure = f'{what}: {type(error).__name__}: {error}'
             self.get_logger().error(f'{self.failure}\n{traceback.format_exc()}')
             return False
@@ -261,7 +261,7 @@ def spin_node(node_class: Callable[[], ManagedNode], args: list[str] | None = No
         code = EXIT_USER_ERROR
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last line of defence of the process: report, then end in order
         if rclpy.ok():  # Jazzy may raise RCLError from a spin whose context was shut down: that is a normal end
             traceback.print_exc()
             code = EXIT_FAULT

@@ -6,6 +6,7 @@ The nodes come from `fosp_ros.graph`, the same table that `fosp up` reads. With 
 yours; the learner, the safety filter and the trainer are started as in the simulation.
 """
 
+# ruff: noqa: I001 - `launch` is ROS's, not the folder of this file
 import os
 
 from launch import LaunchDescription

@@ -1,0 +1,39 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Small ROS-side helpers around messages: types by name, stamps, copies. Nodes import it."""
+
+import functools
+import importlib
+from typing import Any
+
+from builtin_interfaces.msg import Time
+
+from fosp_core.errors import ContractError
+
+
+@functools.cache
+def message_class(name: str) -> type:
+    """Return the class of a type such as `geometry_msgs/msg/PoseStamped`; raise ContractError when it is not there."""
+    try:
+        package, folder, kind = name.split('/')
+        return getattr(importlib.import_module(f'{package}.{folder}'), kind)
+    except (ValueError, ImportError, AttributeError):
+        raise ContractError(f'message type {name!r} is not installed; expected e.g. geometry_msgs/msg/PoseStamped'
+                            ) from None
+
+
+def time_of(stamp_ns: int) -> Time:
+    """Return the Time message of integer nanoseconds."""
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    return Time(sec=int(seconds), nanosec=int(nanoseconds))
+
+
+def restamped(message: Any, stamp_ns: int, frame: str | None = None) -> Any:
+    """Return a message with the same content under another stamp; the content itself is shared, not copied."""
+    copy = type(message)()
+    for field in message.get_fields_and_field_types():
+        if field != 'header':
+            setattr(copy, field, getattr(message, field))
+    copy.header.stamp = time_of(stamp_ns)
+    copy.header.frame_id = message.header.frame_id if frame is None else frame
+    return copy

@@ -1,0 +1,94 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""One isolated ROS domain per test process, a fresh context per test, and a toy bundle made once.
+
+Nodes are always destroyed before the context: a context shut down first leaves its services discoverable, and the next
+test's client would be matched with a dead server.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed: ROS tests need a ROS 2 distribution or its wheels')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def isolated(tmp_path_factory):
+    """Reserve a domain of our own, keep to this machine, and keep the log out of the home folder."""
+    from domain_coordinator import domain_id
+    saved = dict(os.environ)
+    with domain_id() as number:
+        os.environ.update(ROS_DOMAIN_ID=str(number), ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST',
+                          ROS_LOG_DIR=str(tmp_path_factory.mktemp('ros_log')), OMP_NUM_THREADS='1')
+        os.environ.pop('FOSP_PARENT_PID', None)
+        yield number
+    os.environ.clear()
+    os.environ.update(saved)
+
+
+@pytest.fixture(scope='session')
+def toy(tmp_path_factory):
+    """Path of a random bundle of debug size, made in a child so that torch stays out of this process."""
+    folder = tmp_path_factory.mktemp('toy') / 'toy'
+    subprocess.run([sys.executable, '-m', 'fosp_core.deploy.toy', str(folder)], check=True, capture_output=True)
+    return folder
+
+
+class Rig:
+    """Spins nodes of this process in a thread; `wait_for` polls a condition."""
+
+    def __init__(self):
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        rclpy.init()
+        self.executor = SingleThreadedExecutor()
+        self.nodes = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def add(self, node):
+        """Spin this node from now on."""
+        self.nodes.append(node)
+        self.executor.add_node(node)
+        return node
+
+    def _spin(self):
+        while not self._stop.is_set():
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def wait_for(self, condition, timeout=10.0, what='condition'):
+        """Return the first true value of `condition()`; fail naming it after `timeout` seconds."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            value = condition()
+            if value:
+                return value
+            time.sleep(0.005)
+        pytest.fail(f'{what} did not come true in {timeout} s')
+
+    def close(self):
+        """End the spinning, then every node, then the context."""
+        import rclpy
+        self._stop.set()
+        self._thread.join(5.0)
+        for node in self.nodes:
+            if hasattr(node, 'bring_down'):
+                node.bring_down()
+            self.executor.remove_node(node)
+            node.destroy_node()
+        self.executor.shutdown()
+        rclpy.try_shutdown()
+
+
+@pytest.fixture
+def rig(isolated):
+    """A context, an executor thread, and an orderly end."""
+    rig = Rig()
+    yield rig
+    rig.close()
