@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The learner node over real topics: proposes by equal stamps, records what was executed, swaps models, survives junk."""
+"""The learner node over real topics: proposes, records what was executed, swaps models, survives junk."""
 
 import time
 

@@ -1,0 +1,193 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer node over real topics: episodes, job by service, progress, cancel, refusal, rollback.
+
+Guards against lessons.md 11 (a cancel that is never served while training runs) and 20 (a learner that dies of a folder
+and an actor that waits for ever: every end of a job is said on `trainer/progress`).
+"""
+
+import os
+import time
+
+import numpy as np
+import psutil
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image, Joy
+from std_msgs.msg import UInt8MultiArray
+from std_srvs.srv import Trigger
+
+from fosp_core.contract import Contract
+from fosp_core.data import messages
+from fosp_core.data.joiner import Label
+from fosp_core.deploy.bundle import Bundle
+from fosp_core.paths import config_file
+from fosp_ros import diagnostics, qos
+from fosp_ros.trainer_node import TrainerNode
+
+PERIOD = 100_000_000
+KINDS = {'image': Image, 'ee_pose': PoseStamped, 'action': TwistStamped, 'label': Joy}
+
+
+class Client(Node):
+    """A learner's replay side and an operator's service side."""
+
+    def __init__(self, contract):
+        super().__init__('client', namespace='fosp')
+        self.contract, self.step = contract, 0
+        self.out = {k: self.create_publisher(cls, f'replay/{k}', qos.REPLAY) for k, cls in KINDS.items()}
+        self.progress, self.models = [], []
+        self.create_subscription(DiagnosticStatus, 'trainer/progress', self._on_progress, qos.LATCHED)
+        self.create_subscription(UInt8MultiArray, 'model', lambda m: self.models.append(bytes(m.data)), qos.LATCHED)
+        self.calls = {name: self.create_client(Trigger, f'trainer/{name}')
+                      for name in ('fine_tune', 'cancel', 'rollback')}
+
+    def _on_progress(self, message):
+        self.progress.append((message.message, diagnostics.values_of(message)))
+
+    def send(self, start, length, skip=(), double=()):
+        rng = np.random.default_rng(self.step)
+        for k in range(length):
+            stamp, last = start + k * PERIOD, k == length - 1
+            action = np.zeros(3) if last else rng.uniform(-1, 1, 3).astype(np.float32)
+            values = {'image': rng.integers(0, 255, (64, 64, 3), np.uint8), 'ee_pose': rng.random(3), 'action': action,
+                      'label': Label(float(last), 0.0, k == 0, last, last, self.step)}
+            self.step += 1
+            for _ in range(2 if k in double else 1):
+                for kind, value in values.items():
+                    if k not in skip:
+                        self.out[kind].publish(messages.fill(self.contract, kind, KINDS[kind](), stamp, value))
+
+    def call(self, name):
+        future = self.calls[name].call_async(Trigger.Request())
+        end = time.monotonic() + 10
+        while not future.done() and time.monotonic() < end:
+            time.sleep(0.005)
+        assert future.done(), f'{name} did not answer'
+        return future.result()
+
+    def phase(self):
+        return self.progress[-1][0] if self.progress else None
+
+
+@pytest.fixture
+def make(rig, toy, tmp_path):
+    contract = Contract.load(config_file('contract_safereach.yaml'))
+
+    def _make(**parameters):
+        client = rig.add(Client(contract))
+        values = {'model': str(toy), 'work_dir': str(tmp_path / 'work'), 'min_steps': 20, 'steps': 2,
+                  'require_calibration': False} | parameters
+        trainer = TrainerNode(namespace='fosp', parameter_overrides=[Parameter(k, value=v) for k, v in values.items()])
+        rig.add(trainer)
+        assert trainer.bring_up(), trainer.failure
+        rig.wait_for(lambda: all(c.service_is_ready() for c in client.calls.values())
+                     and all(p.get_subscription_count() for p in client.out.values())
+                     and client.progress, what='discovery')
+        time.sleep(0.3)
+        return rig, client, trainer
+    return _make
+
+
+def test_fine_tune_by_service_publishes_a_new_bundle_and_rollback_the_old_one(make, toy):
+    rig, client, trainer = make()
+    refused = client.call('fine_tune')
+    assert not refused.success and refused.message.startswith('not enough steps: 0 of 20')
+    assert not client.call('cancel').success
+    for i in range(3):
+        client.send(10**18 + i * 10**11, 10)
+    rig.wait_for(lambda: trainer.session.step_count == 30, what='30 steps')
+    assert trainer.joiner.counts.clean
+    began = time.monotonic()
+    accepted = client.call('fine_tune')
+    assert accepted.success and accepted.message == 'ft-0001' and time.monotonic() - began < 1.0
+    again = client.call('fine_tune')
+    assert not again.success and again.message == 'job ft-0001 is running'
+    rig.wait_for(lambda: client.phase() in ('published', 'failed', 'refused'), 60.0, 'the end of the job')
+    phase, values = client.progress[-1]
+    assert phase == 'published', values
+    steps = [v.get('step') for p, v in client.progress if p == 'training']
+    assert '1' in steps or '2' in steps, client.progress
+    new = Bundle.unpack(rig.wait_for(lambda: client.models, what='the bundle')[-1], trainer.session.path / 'received')
+    assert new.version == values['version'] and new.sha256 == values['sha256'] and new.manifest['parent'] == 'toy'
+    assert trainer.session.store.current().version == new.version
+    back = client.call('rollback')
+    assert back.success and back.message == 'toy'
+    rig.wait_for(lambda: len(client.models) == 2, what='the old bundle')
+    assert Bundle.unpack(client.models[-1], trainer.session.path / 'again').sha256 == Bundle.open(toy).sha256
+    assert trainer.session.store.current().version == 'toy'
+    assert not (trainer.session.jobs / 'ft-0001' / 'episodes').exists()
+
+
+def test_cancel_is_honoured_within_a_second_while_training_runs(make):
+    rig, client, trainer = make(steps=100000)
+    client.send(10**18, 30)
+    rig.wait_for(lambda: trainer.session.step_count == 30, what='30 steps')
+    assert client.call('fine_tune').success
+    worker = trainer.job.pid
+    rig.wait_for(lambda: any(v.get('step', '0') not in ('0',) for p, v in client.progress if p == 'training'), 60.0,
+                 'a gradient step')
+    began = time.monotonic()
+    assert client.call('cancel').success
+    rig.wait_for(lambda: client.phase() == 'cancelled', 2.0, 'cancelled')
+    assert time.monotonic() - began < 1.0 and not psutil.pid_exists(worker)
+    assert trainer.session.store.current().version == 'toy' and not client.models
+    assert client.call('fine_tune').success, 'a cancelled job must not block the next one'
+    worker = trainer.job.pid
+    trainer.trigger_deactivate()
+    assert not psutil.pid_exists(worker), 'the worker outlived the node'
+
+
+def test_a_job_that_fails_says_why_and_leaves_the_model_alone(make, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    rig, client, trainer = make(offline_data=str(tmp_path / 'empty'))
+    client.send(10**18, 30)
+    rig.wait_for(lambda: trainer.session.step_count == 30, what='30 steps')
+    assert client.call('fine_tune').success
+    rig.wait_for(lambda: client.phase() == 'failed', 60.0, 'the failure')
+    assert str(tmp_path / 'empty') in client.progress[-1][1]['reason']
+    assert trainer.session.store.current().version == 'toy' and not client.models
+    assert not client.call('rollback').success
+
+
+def test_lost_and_doubled_steps_are_counted_and_no_episode_crosses_the_gap(make):
+    rig, client, trainer = make()
+    client.send(10**18, 20, skip=(5,), double=(9,))
+    client.send(10**18 + 10**12, 12)
+    rig.wait_for(lambda: trainer.session.step_count == 31, what='31 steps')
+    counts = trainer.joiner.counts
+    assert (counts.lost, counts.doubled, counts.mismatched) == (1, 4, 0)
+    assert trainer.session.episode_count == 3 and trainer.assembler.gaps == 1
+    _, message, values = trainer._report()
+    assert message == 'replay steps were lost or out of order' and values['lost'] == 1
+
+
+def test_wrong_sizes_and_nan_are_refused_with_the_topic(make):
+    rig, client, trainer = make()
+    wrong = messages.fill(client.contract, 'image', Image(), 10**18, np.zeros((64, 64, 3), np.uint8))
+    wrong.height = 32
+    client.out['image'].publish(wrong)
+    pose = PoseStamped()
+    pose.pose.position.x = float('nan')
+    client.out['ee_pose'].publish(pose)
+    rig.wait_for(lambda: trainer.faults == {'replay/image': 1, 'replay/ee_pose': 1}, what='two named faults')
+
+
+def test_a_resumed_session_keeps_episodes_and_publishes_its_model(make, rig, toy, tmp_path):
+    _, client, trainer = make(keep=2)
+    for i in range(3):
+        client.send(10**18 + i * 10**11, 10)
+    rig.wait_for(lambda: trainer.session.step_count == 20 and trainer.joiner.counts.steps == 30, what='2 kept episodes')
+    path = trainer.session.path
+    trainer.bring_down()
+    again = TrainerNode(name='trainer_again', namespace='other', parameter_overrides=[
+        Parameter('model', value=str(toy)), Parameter('work_dir', value=str(tmp_path / 'work')),
+        Parameter('resume', value=True)])
+    rig.add(again)
+    assert again.bring_up(), again.failure
+    assert again.session.path == path and again.session.episode_count == 2
+    assert sorted(os.listdir(again.session.episodes)) == ['000001.npz', '000002.npz']
+    assert again.resumed.version == 'toy'
