@@ -1,0 +1,201 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`fosp evaluate`: a model bundle, with or without the safety filter, against scripted and random policies.
+
+For the command line alone. No ROS: simulator, ONNX runtimes and the pure safety core in one process, faster than real
+time. The layouts are never in any training data: their seeds begin where `fosp collect` ends.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fosp_core.errors import FospError
+from fosp_core.evaluate.statistics import bootstrap_mean, mcnemar, summary_row
+from fosp_sim.demonstrators import KINDS, make_demonstrator
+from fosp_sim.safereach import TASKS, SafeReachEnv, parse_task
+
+FIRST_SEED = 1_000_000      # `fosp collect` refuses seeds from here on
+SEED_STRIDE = 10_000
+SUITES = ('safereach',)
+CORNERS = ('safe', 'random')
+
+
+def evaluation_seeds(seed: int, episodes: int) -> range:
+    """Return the seeds of the layouts of evaluation `seed`; no two evaluations share one."""
+    if not 0 <= seed or not 1 <= episodes <= SEED_STRIDE:
+        raise FospError(f'--seed {seed} --episodes {episodes}: expected a seed from 0 and 1 to {SEED_STRIDE} episodes')
+    first = FIRST_SEED + seed * SEED_STRIDE
+    return range(first, first + episodes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One finished episode; `reward` and `cost` are sums, `interventions` counts altered or refused commands."""
+
+    seed: int
+    success: bool
+    violation: bool
+    steps: int
+    reward: float
+    cost: float
+    interventions: int = 0
+
+
+class Scripted:
+    """A demonstrator, or uniformly random actions; needs no picture."""
+
+    pictures = False
+
+    def __init__(self, kind: str):
+        self.phase = self.kind = kind
+        self.interventions = 0
+
+    def reset(self, env: SafeReachEnv, seed: int) -> None:
+        """Begin the episode that `env` was reset to."""
+        self._rng = np.random.default_rng([seed, 7])
+        self._demonstrator = None if self.kind == 'random' else make_demonstrator(self.kind, env, self._rng)
+
+    def action(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
+        """Return the action (3,) in [-1, 1]."""
+        if self._demonstrator is None:
+            return self._rng.uniform(-1.0, 1.0, 3).astype(np.float32)
+        return self._demonstrator.action(env)
+
+
+class Learned:
+    """The bundle's policy on ONNX Runtime, as the learner node runs it; with `guard` its commands pass the filter."""
+
+    pictures = True
+
+    def __init__(self, bundle, guard=None):
+        from fosp_core.deploy.runtime import PolicyRuntime
+        self.policy, self.guard = PolicyRuntime(bundle), guard
+        self.phase = 'model' if guard is None else 'model+filter'
+        self.interventions = 0
+
+    def reset(self, env: SafeReachEnv, seed: int) -> None:
+        """Begin the episode that `env` was reset to."""
+        self.policy.reset()
+        self.interventions = 0
+        self._previous = np.zeros(3, np.float32)
+        self._first = True
+        if self.guard is not None:
+            self.guard.reset()
+
+    def action(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
+        """Return the action (3,) in [-1, 1] that is really sent; it is also what both runtimes are told was sent."""
+        action = self.policy.step(observation, self._previous, self._first).action
+        if self.guard is not None:
+            action, intervened = self.guard(env, observation, self._previous, self._first, action)
+            self.interventions += intervened
+        self._previous, self._first = action, False
+        return action
+
+
+def run_episode(env: SafeReachEnv, actor, seed: int) -> Result:
+    """Run one episode of `actor` on the layout of `seed`."""
+    observation, info = env.reset(seed=seed)
+    actor.reset(env, seed)
+    reward_sum = cost_sum = 0.0
+    done = False
+    while not done:
+        observation, reward, cost, terminated, truncated, info = env.step(actor.action(env, observation))
+        reward_sum, cost_sum, done = reward_sum + reward, cost_sum + cost, terminated or truncated
+    return Result(seed, info['success'], info['violation'], info['steps'], reward_sum, cost_sum, actor.interventions)
+
+
+def row(task: str, phase: str, results: list[Result]) -> dict:
+    """Return the summary of one policy on one task: rates with Wilson's, the mean return with bootstrap intervals."""
+    out = summary_row(task, phase, [r.success for r in results], [r.violation for r in results],
+                      sum(r.interventions for r in results))
+    rewards = [r.reward for r in results]
+    return out | {'return': float(np.mean(rewards)), 'cost': float(np.mean([r.cost for r in results])),
+                  'steps': float(np.mean([r.steps for r in results])),
+                  'cost_ci': list(bootstrap_mean([r.cost for r in results])) if len(results) > 1 else None}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `fosp evaluate`."""
+    parser.add_argument('--suite', choices=SUITES, default='safereach')
+    parser.add_argument('--model', metavar='DIR', help='model bundle (default: models/safereach)')
+    parser.add_argument('--task', action='append', metavar='T',
+                        help=f'{", ".join(TASKS)} or all; may be repeated (default: standard)')
+    parser.add_argument('--episodes', type=int, default=100, metavar='N', help='per task and policy (default: 100)')
+    parser.add_argument('--seed', type=int, default=0, metavar='S',
+                        help=f'layouts {FIRST_SEED} + {SEED_STRIDE} S and on, which no data set holds (default: 0)')
+    parser.add_argument('--policy', choices=('model', *KINDS, 'random'), default='model')
+    parser.add_argument('--filter', choices=('on', 'off'), default='on', help='safety filter behind the model')
+    parser.add_argument('--through', choices=('core',), default='core', help='core: one process, no ROS')
+    parser.add_argument('--no-corners', action='store_true',
+                        help='leave out the safe planner and the random policy, the corners of every table')
+    parser.add_argument('--json', metavar='PATH', help='write the result; - for standard output alone')
+
+
+def tasks_of(names: list[str] | None) -> list[str]:
+    """Return the tasks that `--task` names, in order, without doubles."""
+    chosen = [t for name in names or ['standard'] for t in (TASKS if name == 'all' else (parse_task(name),))]
+    return list(dict.fromkeys(chosen))
+
+
+def table(rows: list[dict]) -> str:
+    """Return the rows as text with intervals in per cent."""
+    def rate(value, interval):
+        return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
+    lines = [f'{"task":10s} {"policy":13s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  {"steps":>6s}  interventions']
+    lines += [f'{r["task"]:10s} {r["phase"]:13s} {r["n"]:4d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
+              f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["steps"]:6.1f}  {r["interventions"]}' for r in rows]
+    return '\n'.join(lines)
+
+
+def actors_of(args: argparse.Namespace, bundle) -> list:
+    """Return the policies of the table: the asked one first, then the corners."""
+    if args.policy == 'model':
+        guard = None
+        if args.filter == 'on':
+            from fosp_sim.guard import Guard
+            guard = Guard(bundle)
+        actors = [Learned(bundle, guard)]
+    else:
+        actors = [Scripted(args.policy)]
+    return actors + [Scripted(c) for c in CORNERS if not args.no_corners and c != args.policy]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print the table, write the JSON."""
+    from tqdm import tqdm
+
+    from fosp_core.io import write_json
+    begin = time.monotonic()
+    tasks, seeds = tasks_of(args.task), evaluation_seeds(args.seed, args.episodes)
+    bundle = None
+    if args.policy == 'model':
+        from fosp_core.deploy.bundle import Bundle
+        from fosp_core.paths import share_dir
+        bundle = Bundle.open(Path(args.model) if args.model else share_dir() / 'models' / 'safereach')
+    actors = actors_of(args, bundle)
+    rows, paired = [], []
+    for task in tasks:
+        outcomes = {}
+        for actor in actors:
+            with contextlib.closing(SafeReachEnv(task, render=actor.pictures)) as env:
+                outcomes[actor.phase] = [run_episode(env, actor, seed) for seed in
+                                         tqdm(seeds, unit='episode', desc=f'{task} {actor.phase}')]
+            rows.append(row(task, actor.phase, outcomes[actor.phase]))
+        first, *others = outcomes
+        for other in others:     # the same layouts: a paired test sees what two intervals hide
+            paired.append({'task': task, 'phase': first, 'against': other, 'sr': mcnemar(
+                [r.success for r in outcomes[other]], [r.success for r in outcomes[first]]), 'cv': mcnemar(
+                [r.violation for r in outcomes[other]], [r.violation for r in outcomes[first]])})
+    result = {'suite': args.suite, 'through': args.through, 'seed': args.seed, 'rows': rows, 'paired': paired,
+              'model': {'version': bundle.version, 'sha256': bundle.sha256} if bundle else None,
+              'wall_s': time.monotonic() - begin}
+    if args.json != '-':
+        print(table(rows))
+    if args.json:
+        write_json(args.json, result)
+    return 0
