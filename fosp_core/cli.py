@@ -52,7 +52,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f'commands:\n{lines}\n\n`fosp COMMAND --help` tells more about one of them.')
     parser.add_argument('--version', action='store_true', help='print the version and exit')
     parser.add_argument('command', nargs='?', metavar='COMMAND', help='one of the commands below')
-    parser.add_argument('rest', nargs=argparse.REMAINDER, metavar='...', help=argparse.SUPPRESS)
     return parser
 
 
@@ -75,8 +74,11 @@ def _fail(text: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    # What follows the command belongs to the command, `--help` included.
+    split = next((i + 1 for i, word in enumerate(argv) if not word.startswith('-')), len(argv))
     parser = _parser()
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(argv[:split])
     try:
         if args.version:
             print(f'fosp {version()}')
@@ -86,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         if args.command not in COMMANDS:
             return _fail(f'unknown command {args.command!r}, expected one of {", ".join(COMMANDS)}')
-        return _dispatch(args.command, args.rest)
+        return _dispatch(args.command, argv[split:])
     except FospError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
