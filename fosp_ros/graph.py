@@ -75,6 +75,7 @@ _TABLE = (
     ('trainer', 'fosp_trainer', 'fosp_ros.trainer_node', True, False, False),
 )
 NODE_NAMES = tuple(row[0] for row in _TABLE)
+MODULES = {row[0]: row[2] for row in _TABLE}
 
 
 def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
