@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from fosp_sim.demonstrators import KINDS, make_demonstrator
-from fosp_sim.safereach import SafeReachEnv, parse_task
 
 from fosp_core.data.episode import Episode
 from fosp_core.errors import FospError
+from fosp_sim.demonstrators import KINDS, make_demonstrator
+from fosp_sim.safereach import SafeReachEnv, parse_task
 
 STAMP_ZERO_NS = 1_000_000_000_000_000_000       # a fixed date, so that a seed gives the same bag
 EPISODE_GAP_NS = 2_000_000_000
@@ -67,18 +67,14 @@ def record_episode(env: SafeReachEnv, kind: str, seed: int, stamp_ns: int = STAM
         meta={'task': env.task, 'policy': kind, 'seed': int(seed), 'min_clearance': float(info['min_clearance'])})
 
 
-def generate(task: str, episodes: int, kinds: list[str], seed: int) -> Iterator[Episode]:
-    """Yield `episodes` episodes, the kinds in turn, with rising stamps and step counters."""
-    env = SafeReachEnv(task)
+def generate(env: SafeReachEnv, episodes: int, kinds: list[str], seed: int) -> Iterator[Episode]:
+    """Yield `episodes` episodes of `env`, the kinds in turn, with rising stamps and step counters."""
     stamp, step = STAMP_ZERO_NS, 0
-    try:
-        for index in range(episodes):
-            episode = record_episode(env, kinds[index % len(kinds)], seed + index, stamp, step)
-            yield episode
-            stamp = int(episode.stamp[-1]) + EPISODE_GAP_NS
-            step = int(episode.step[-1]) + 1
-    finally:
-        env.close()
+    for index in range(episodes):
+        episode = record_episode(env, kinds[index % len(kinds)], seed + index, stamp, step)
+        yield episode
+        stamp = int(episode.stamp[-1]) + EPISODE_GAP_NS
+        step = int(episode.step[-1]) + 1
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,12 +95,12 @@ def run(args: argparse.Namespace) -> int:
     results: dict[str, list[tuple[bool, bool, int]]] = {k: [] for k in kinds}
     with contextlib.ExitStack() as stack:
         writer = None
-        source = stack.enter_context(contextlib.closing(generate(task, args.episodes, kinds, args.seed)))
+        env = stack.enter_context(contextlib.closing(SafeReachEnv(task)))
+        source = generate(env, args.episodes, kinds, args.seed)
         for index, episode in enumerate(tqdm(source, total=args.episodes, unit='episode', desc=f'collect {task}')):
             if args.out and writer is None:     # opened late: without GL nothing is left behind
-                from fosp_core.data.bag import BagWriter
-
                 from fosp_core.contract import Contract
+                from fosp_core.data.bag import BagWriter
                 from fosp_core.paths import config_file
                 contract = Contract.load(config_file('contract_safereach.yaml'))
                 writer = stack.enter_context(BagWriter(args.out, contract, storage=args.storage))

@@ -44,7 +44,7 @@ class Obstacle:
 def _pose(q) -> tuple[np.ndarray, np.ndarray]:
     """Position (3,) and rotation (3, 3) of the tool point for joint angles `q` (7,), base frame."""
     transform = np.eye(4)
-    for (a, alpha, d), angle in zip(DH, q):
+    for (a, alpha, d), angle in zip(DH, q, strict=True):
         ca, sa, ct, st = np.cos(alpha), np.sin(alpha), np.cos(angle), np.sin(angle)
         transform = transform @ np.array([[ct, -st, 0, a], [st * ca, ct * ca, -sa, -d * sa],
                                           [st * sa, ct * sa, ca, d * ca], [0, 0, 0, 1]])

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Headless rendering: chooses a working OpenGL platform and draws small pictures fast. For the simulator alone.
 
-`choose_gl` must have run before the first `import mujoco` of the process, since mujoco reads MUJOCO_GL at import;
-this module therefore imports mujoco inside functions only.
+mujoco binds its `GLContext` to a platform when it is first imported; this module takes the class from the chosen
+platform's own module instead, so that the order of imports does not matter.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -22,8 +23,10 @@ _PROBE = """
 import mujoco
 model = mujoco.MjModel.from_xml_string('''<mujoco>
   <visual><quality shadowsize="0" offsamples="0"/><global offwidth="16" offheight="16"/></visual>
-  <worldbody><light pos="0 0 3"/><camera name="c" pos="0 -2 1" xyaxes="1 0 0 0 .45 .9"/>
-  <geom type="plane" size="2 2 .1" rgba="0 0 1 1"/><geom type="sphere" size=".4" rgba="1 0 0 1"/></worldbody></mujoco>''')
+  <worldbody><light pos="0 0 3"/>
+  <camera name="c" pos="0 -2 1" xyaxes="1 0 0 0 .45 .9"/>
+  <geom type="plane" size="2 2 .1" rgba="0 0 1 1"/><geom type="sphere" size=".4" rgba="1 0 0 1"/>
+  </worldbody></mujoco>''')
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 renderer = mujoco.Renderer(model, 16, 16)
@@ -63,8 +66,6 @@ def choose_gl() -> str:
     wanted = os.environ.get('MUJOCO_GL', '').lower()
     if wanted and os.environ.get('FOSP_GL_PROBED') == wanted:
         return wanted
-    if 'mujoco' in sys.modules and not wanted:
-        raise RenderError('mujoco was imported before an OpenGL platform was chosen; set MUJOCO_GL=egl or osmesa')
     reasons = []
     for platform in (wanted,) if wanted else PLATFORMS:
         reason = _probe(platform)
@@ -93,11 +94,12 @@ class OffscreenRenderer:
         self._mujoco = mujoco
         self.height, self.width = height, width
         self._gl = self._context = None
+        platform = importlib.import_module(f'mujoco.{choose_gl()}')
         try:
-            self._gl = mujoco.GLContext(width, height)
+            self._gl = platform.GLContext(width, height)
             self._gl.make_current()
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        except Exception as error:  # noqa: BLE001 - each platform raises types of its own, all mean: no GL
+        except Exception as error:  # noqa: BLE001 - types differ by platform, and all mean: no GL
             self.close()
             raise RenderError(f'cannot make an OpenGL context: {" ".join(str(error).split())[:160]}') from None
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)

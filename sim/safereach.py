@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import gymnasium
 import numpy as np
-from fosp_sim import geometry, scene
-from fosp_sim.render import OffscreenRenderer, choose_gl
 
 from fosp_core.contract import Contract
 from fosp_core.errors import FospError
 from fosp_core.paths import config_file
+from fosp_sim import geometry, scene
+from fosp_sim.render import OffscreenRenderer, choose_gl
 
 TASKS = scene.TASKS
 MAX_STEPS = 80
@@ -180,7 +180,6 @@ class SafeReachEnv(gymnasium.Env):
     def render_frame(self, width: int, height: int, camera: str = 'front', segment: bool = False) -> np.ndarray:
         """Return a picture of any size up to 1024 pixels, for films; one GL context is kept per size."""
         if (height, width) not in self._renderers:
-            choose_gl()
             model = self.model
             if (height, width) != self._size:
                 xml = scene.build_xml(self.layout, width, height)

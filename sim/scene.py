@@ -9,6 +9,7 @@ import dataclasses
 import math
 
 import numpy as np
+
 from fosp_sim.geometry import (
     DH,
     FINGER_HALF,
@@ -85,7 +86,7 @@ def sample_layout(task: str, rng: np.random.Generator) -> Layout:
         order = [shapes[i] for i in rng.permutation(len(shapes))]
         rows = [-0.055, 0.055] if len(order) == 2 else [-0.075, 0.0, 0.075]
         obstacles = []
-        for shape, row in zip(order, rows):
+        for shape, row in zip(order, rows, strict=True):
             y = row + rng.uniform(-0.03, 0.03)
             w = (y - start[1]) / (goal[1] - start[1])
             obstacles.append(_obstacle(rng, shape, y, start[0] + w * (goal[0] - start[0]), rng.random() < 0.5))
@@ -112,7 +113,7 @@ def _links() -> list[list[str]]:
 
 def _arm() -> str:
     opening, closing = '', ''
-    for i, ((a, alpha, d), geoms) in enumerate(zip(DH, _links())):
+    for i, ((a, alpha, d), geoms) in enumerate(zip(DH, _links(), strict=True)):
         position = (a, -math.sin(alpha) * d, math.cos(alpha) * d)
         quaternion = (math.cos(alpha / 2), math.sin(alpha / 2), 0, 0)
         opening += (f'<body name="link{i + 1}" pos="{_vector(position)}" quat="{_vector(quaternion)}">'
@@ -142,16 +143,18 @@ def build_xml(layout: Layout, width: int, height: int) -> str:
     else:
         goal = f'type="cylinder" size="{GOAL_RADIUS} {GOAL_HEIGHT / 2}" rgba="{_vector(RED)} 1"'
     (x0, y0, _), (x1, y1, _) = WORKSPACE_LOW, WORKSPACE_HIGH
+    lines = (((x0, 0), (.009, y1)), ((x1, 0), (.009, y1)), (((x0 + x1) / 2, y0), ((x1 - x0) / 2, .009)),
+             (((x0 + x1) / 2, y1), ((x1 - x0) / 2, .009)))
     tape = ''.join(f'<geom class="look" type="box" pos="{_vector(p)} .001" size="{_vector(s)} .001" rgba="1 1 1 1"/>'
-                   for p, s in (((x0, 0), (.009, y1)), ((x1, 0), (.009, y1)),
-                                (((x0 + x1) / 2, y0), ((x1 - x0) / 2, .009)), (((x0 + x1) / 2, y1), ((x1 - x0) / 2, .009))))
+                   for p, s in lines)
     limit = ' '.join(f'<velocity name="v{i}" joint="panda_joint{i}" kv="60" ctrlrange="-3 3"/>' for i in range(1, 8))
     obstacles = ''.join(_obstacle_xml(i, o) for i, o in enumerate(layout.obstacles))
-    return f'''<mujoco model="safereach">
+    return f"""<mujoco model="safereach">
 <compiler angle="radian" autolimits="true"/>
 <option timestep="{TIMESTEP}" gravity="0 0 0" integrator="implicitfast" cone="pyramidal" iterations="20"/>
 <visual><quality shadowsize="0" offsamples="0" numslices="16" numstacks="8" numquads="1"/>
-<global offwidth="{width}" offheight="{height}"/><headlight ambient=".35 .35 .35" diffuse=".35 .35 .35" specular="0 0 0"/>
+<global offwidth="{width}" offheight="{height}"/>
+<headlight ambient=".35 .35 .35" diffuse=".35 .35 .35" specular="0 0 0"/>
 <map znear=".01"/></visual>
 <default><joint armature=".1" damping="1"/><geom contype="0" conaffinity="0"/>
 <default class="arm"><geom contype="1" conaffinity="0" friction=".3"/></default>
@@ -163,4 +166,4 @@ def build_xml(layout: Layout, width: int, height: int) -> str:
 <geom name="base" class="look" type="capsule" fromto="0 0 0 0 0 .333" size=".065" rgba=".70 .70 .73 1"/>
 <geom name="goal" class="look" pos="{_vector(layout.goal)}" {goal}/>{obstacles}
 <body name="link0">{_arm()}</body></worldbody>
-<actuator>{limit}</actuator></mujoco>'''
+<actuator>{limit}</actuator></mujoco>"""
