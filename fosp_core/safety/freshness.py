@@ -1,0 +1,82 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Is an input new? By arrival, by stamp and by content: a fresh stamp is no proof of a fresh picture. Pure.
+
+`now` is always the monotonic clock of this machine. Stamps are only ever compared with each other, so that neither a
+wall clock that is set nor a sender with another clock matters.
+"""
+
+import collections
+import math
+
+import numpy as np
+
+STEP = 5.0      # s: stamps and arrivals drifting apart by more is a clock being set, not a delay
+WINDOW = 50     # messages over which the quickest transport is remembered
+
+
+class Source:
+    """Ages of one input."""
+
+    def __init__(self) -> None:
+        self._arrival = -math.inf
+        self._stamp: float | None = None
+        self._delay = 0.0
+        self._lags: collections.deque[float] = collections.deque(maxlen=WINDOW)
+        self.count = 0
+        self.repeated = 0       # messages whose stamp did not advance
+        self.clock_steps = 0    # times the sender's clock was set
+
+    def arrived(self, stamp: float, now: float) -> bool:
+        """Note a message with header stamp `stamp` (s); False when it is a repeated one, which proves nothing."""
+        if self._stamp is not None and stamp == self._stamp:
+            self.repeated += 1
+            return False
+        if self._stamp is not None and abs((stamp - self._stamp) - (now - self._arrival)) > STEP \
+                and math.isfinite(self._arrival):
+            self._lags.clear()
+            self.clock_steps += 1
+        elif self._stamp is not None and stamp < self._stamp:
+            self.repeated += 1      # out of order: older than what is known
+            return False
+        self._lags.append(now - stamp)
+        self._delay = (now - stamp) - min(self._lags)
+        self._stamp, self._arrival = stamp, now
+        self.count += 1
+        return True
+
+    def age(self, now: float) -> float:
+        """Seconds since the newest message was made, as far as can be known; infinite before the first."""
+        return now - self._arrival + self._delay
+
+
+class FrozenPicture:
+    """Finds a camera that repeats its picture with new stamps while the arm moves."""
+
+    def __init__(self, distance: float) -> None:
+        self._distance = distance
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all: a new episode may begin with any picture."""
+        self._digest: bytes | None = None
+        self._position: np.ndarray | None = None
+        self._moved = self._commanded = 0.0
+
+    def update(self, digest: bytes, position: np.ndarray | None, commanded: float) -> bool:
+        """Take one picture's digest, the measured position (m) and the way commanded since the last one (m).
+
+        Returns True when the picture stood still while the arm was measured to move by `distance`, or while neither
+        picture nor measurement changed in the least over three times that way of commands.
+        """
+        if digest != self._digest:
+            self._digest, self._moved, self._commanded = digest, 0.0, 0.0
+            self._position = None if position is None else position.copy()
+            return False
+        if position is not None and self._position is not None:
+            self._moved = max(self._moved, float(np.linalg.norm(position - self._position)))
+        elif position is not None:
+            self._position = position.copy()
+        self._commanded += commanded
+        still = self._moved == 0.0
+        return self._moved > self._distance or (still and self._commanded > 3 * self._distance)
