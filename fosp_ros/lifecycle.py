@@ -23,6 +23,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.signals import SignalHandlerOptions
 
 from fosp_core.errors import FospError
+from fosp_ros import shared_memory
 from fosp_ros.parameters import P, declare
 
 PARENT_VARIABLE = 'FOSP_PARENT_PID'
@@ -233,6 +234,7 @@ class _Ender:
                 if waited > SHUTDOWN_LIMIT_S:
                     sys.stderr.write(f'error: process {os.getpid()} did not end within {SHUTDOWN_LIMIT_S:g} s of '
                                      f'{self.reason}; ended by force\n')
+                    shared_memory.remove(shared_memory.opened_by(os.getpid()), ending=os.getpid())
                     os._exit(EXIT_FAULT)
 
 

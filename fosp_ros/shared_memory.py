@@ -41,8 +41,11 @@ def _base(name: str) -> str:
     return name.removeprefix('sem.').removesuffix('_mutex').removesuffix('_el')
 
 
-def remove(ours: Iterable[str]) -> list[str]:
-    """Remove those of `ours` (and their locks) that nothing has open any more; return what was removed."""
+def remove(ours: Iterable[str], ending: int | None = None) -> list[str]:
+    """Remove those of `ours` (and their locks) that nothing has open any more; return what was removed.
+
+    Process `ending` does not count: one that is about to end by force cleans up after itself.
+    """
     wanted = {_base(name) for name in ours}
     left = {name for name in (os.listdir(FOLDER) if FOLDER.is_dir() else ())
             if NAME.match(name) and _base(name) in wanted}
@@ -50,7 +53,7 @@ def remove(ours: Iterable[str]) -> list[str]:
         return []
     used = set()
     for entry in os.listdir('/proc'):
-        if entry.isdigit():
+        if entry.isdigit() and int(entry) != ending:
             used |= {_base(name) for name in opened_by(int(entry))}
     removed = []
     for name in sorted(left):

@@ -19,7 +19,7 @@ from lifecycle_msgs.srv import GetState
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from fosp_core.errors import FospError
-from fosp_ros import diagnostics
+from fosp_ros import diagnostics, shared_memory
 from fosp_ros.lifecycle import ManagedNode
 
 PROGRAM = '''
@@ -122,9 +122,12 @@ def test_a_node_ends_when_the_process_that_started_it_is_killed(tmp_path):
 
 def test_a_node_that_hangs_in_its_stop_is_ended_by_force(tmp_path):
     process = start(tmp_path, '-p', 'mode:=hangs')
+    files = shared_memory.opened_by(process.pid)
+    assert files
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1 and 'ended by force' in err
+    assert not files & set(os.listdir('/dev/shm')), 'shared memory was left behind'
 
 
 class Hooked(ManagedNode):
