@@ -1,0 +1,244 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's report: one HTML page that needs no network, and report.json beside it. No rclpy; used by `demo`."""
+
+import dataclasses
+import html
+import math
+from pathlib import Path
+
+import numpy as np
+
+from fosp_core.io import atomic_write_bytes, write_json
+from fosp_ros import report_charts as charts
+from fosp_ros import report_film
+
+ROW_KEYS = ('task', 'phase', 'n', 'sr', 'cv', 'sr_ci', 'cv_ci', 'interventions')
+
+
+@dataclasses.dataclass
+class Film:
+    """One episode tick by tick: pictures uint8 (T, H, W, 3), risk (T,), level, reason words (T,), contacts (T,)."""
+
+    title: str
+    pictures: list
+    risk: list
+    level: float
+    reasons: list
+    changed: list
+    cost: list
+    period: float = 0.1
+
+
+@dataclasses.dataclass
+class Findings:
+    """Everything that the page tells. Rates are fractions, latencies milliseconds from image stamp to command_out."""
+
+    rows: list
+    latency_ms: list
+    missed_deadlines: int
+    bypassed_commands: int
+    model: dict                                       # version, sha256, fine_tuned {version, sha256} or None
+    wall_s: float
+    paired: dict | None = None                        # McNemar of the last two rows: {'sr': ..., 'cv': ...}
+    problems: list = dataclasses.field(default_factory=list)   # what makes the demo fail, one sentence each
+    nodes: dict = dataclasses.field(default_factory=dict)      # name -> exit code
+    reasons: dict = dataclasses.field(default_factory=dict)    # reason word -> decisions
+    fine_tune: dict = dataclasses.field(default_factory=dict)  # job, steps, seconds, swap seconds
+    machine: dict = dataclasses.field(default_factory=dict)
+    card: str = ''
+    film: Film | None = None
+
+
+def percentiles(values: list) -> dict[str, float | None]:
+    """Return p50 and p99 of the finite values, None without any."""
+    sample = np.asarray(values, float)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return {'p50': None, 'p99': None}
+    return {'p50': float(np.percentile(sample, 50)), 'p99': float(np.percentile(sample, 99))}
+
+
+def to_json(findings: Findings) -> dict:
+    """Return what report.json holds."""
+    return {'rows': [{k: row[k] for k in ROW_KEYS} for row in findings.rows],
+            'latency_ms': percentiles(findings.latency_ms), 'missed_deadlines': int(findings.missed_deadlines),
+            'bypassed_commands': int(findings.bypassed_commands), 'model': findings.model,
+            'wall_s': float(findings.wall_s)}
+
+
+def text_table(findings: Findings) -> str:
+    """Return the table that the demo prints."""
+    def rate(value, interval):
+        return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
+    lines = [f'{"task":10s} {"phase":8s} {"n":>3s}  {"SR [95 % Wilson]":>22s}  {"CV [95 % Wilson]":>22s}  '
+             'interventions']
+    lines += [f'{r["task"]:10s} {r["phase"]:8s} {r["n"]:3d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
+              f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["interventions"]:5d}' for r in findings.rows]
+    latency = percentiles(findings.latency_ms)
+    if latency['p50'] is not None:
+        lines.append(f'image to command_out: p50 {latency["p50"]:.1f} ms, p99 {latency["p99"]:.1f} ms over '
+                     f'{len(findings.latency_ms)} decisions; missed deadlines: {findings.missed_deadlines}')
+    if findings.paired:
+        lines.append(f'paired on the same layouts: {_paired(findings.paired)}')
+    lines.append(f'commands that bypassed the filter: {findings.bypassed_commands}; '
+                 f'{findings.wall_s:.0f} s in all')
+    lines += [f'PROBLEM: {p}' for p in findings.problems]
+    return '\n'.join(lines)
+
+
+def _paired(paired: dict) -> str:
+    sr, cv = paired['sr'], paired['cv']
+    return (f'success gained on {sr["gained"]}, lost on {sr["lost"]} (exact McNemar p = {sr["p_value"]:.2g}); '
+            f'violation gained on {cv["gained"]}, lost on {cv["lost"]} (p = {cv["p_value"]:.2g})')
+
+
+STYLE = """
+:root{--paper:#fff;--soft:#f4f6f8;--ink:#1b1f24;--dim:#5a6472;--line:#d9dfe6;--sr:#2166c4;--cv:#c8541b;--mark:#6b4fbb;
+--touch:#c8541b33;--bad:#b3261e;--good:#1a7f4b}
+@media (prefers-color-scheme:dark){:root{--paper:#14171c;--soft:#1d2229;--ink:#e8ebef;--dim:#a2adba;--line:#343c47;
+--sr:#6aa5f5;--cv:#f5965a;--mark:#b9a3f5;--touch:#f5965a33;--bad:#ff8a80;--good:#6fd6a0}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:1120px;margin:0 auto;padding:28px 20px 60px}
+h1{font-size:1.7rem;line-height:1.2;margin:0 0 .3em}h2{font-size:1.15rem;margin:2.2em 0 .6em}
+h3{font-size:1rem;margin:0 0 .4em}p{margin:.5em 0;max-width:72ch}.dim{color:var(--dim)}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}
+.tile,.card{background:var(--soft);border:1px solid var(--line);border-radius:8px;padding:12px 14px;min-width:0}
+.tile b{display:block;font-size:1.35rem;line-height:1.3}.tile span{color:var(--dim);font-size:.86rem}
+.bad{color:var(--bad)}.good{color:var(--good)}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
+.grid>.card{margin:0}svg{display:block;width:100%;max-width:560px;height:auto;margin:0 auto}
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.94rem}
+th,td{padding:7px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}th{color:var(--dim);font-weight:600}
+.dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;font-size:.94rem}
+.dl dt{color:var(--dim)}.dl dd{margin:0;overflow-wrap:anywhere}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);border:1px solid var(--line);border-radius:8px;
+padding:12px 14px;font-size:.85rem;line-height:1.45}
+img{display:block;max-width:100%;height:auto;border-radius:6px;margin:0 auto}
+.key{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.86rem;color:var(--dim);margin-top:6px}
+.key i{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:6px}
+text.tick{font:11px system-ui,sans-serif;fill:var(--dim)}text.axis{font:11px system-ui,sans-serif;fill:var(--ink)}
+line.grid{stroke:var(--line);stroke-width:.8}line.whisker{stroke:var(--ink);stroke-width:1.2}
+line.mark{stroke:var(--mark);stroke-width:1.3;stroke-dasharray:4 3}
+rect.sr,i.sr{fill:var(--sr);background:var(--sr)}rect.cv,i.cv{fill:var(--cv);background:var(--cv)}
+rect.touch,i.touch{fill:var(--touch);background:var(--touch)}i.mark{background:var(--mark)}
+path.line-cv{fill:none;stroke:var(--cv);stroke-width:1.8;stroke-linejoin:round}
+circle.changed,i.changed{fill:var(--mark);background:var(--mark)}i.changed{border-radius:50%}
+@media (max-width:640px){.dl{grid-template-columns:1fr}.dl dd{margin-bottom:.5em}th,td{padding:6px 7px}table{font-size:.86rem}main{padding:20px 14px 40px}
+table.rates thead{display:none}table.rates tr{display:grid;grid-template-columns:1fr 1fr;padding:8px 0;
+border-bottom:1px solid var(--line)}table.rates td{border:0;text-align:left;white-space:normal;padding:2px 4px}
+table.rates td::before{content:attr(data-name) " ";color:var(--dim)}}
+"""
+
+
+def _cell(name: str, text: str) -> str:
+    return f'<td data-name="{html.escape(name)}">{html.escape(text)}</td>'
+
+
+def _rates_table(rows: list) -> str:
+    def rate(value, interval):
+        return f'{100 * value:.0f} %  [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]'
+    head = ''.join(f'<th scope="col">{h}</th>' for h in ('task', 'phase', 'n', 'interventions', 'SR [95 %]',
+                                                        'CV [95 %]'))
+    body = ''.join('<tr>' + _cell('', r['task']) + _cell('', r['phase']) + _cell('n', str(r['n']))
+                   + _cell('interventions', str(r['interventions'])) + _cell('SR', rate(r['sr'], r['sr_ci']))
+                   + _cell('CV', rate(r['cv'], r['cv_ci'])) + '</tr>' for r in rows)
+    return f'<table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _tiles(findings: Findings) -> str:
+    latency = percentiles(findings.latency_ms)
+    tiles = []
+    if len(findings.rows) >= 2:
+        before, after = findings.rows[-2], findings.rows[-1]
+        tiles += [(f'{before["sr"]:.0%} → {after["sr"]:.0%}', f'success on {after["task"]}, before and after', ''),
+                  (f'{before["cv"]:.0%} → {after["cv"]:.0%}', f'violations on {after["task"]}, before and after', '')]
+    if latency['p50'] is not None:
+        tiles.append((f'{latency["p50"]:.1f} / {latency["p99"]:.1f} ms', 'image to command, p50 / p99', ''))
+    tiles += [(str(findings.missed_deadlines), 'missed deadlines', ''),
+              (str(findings.bypassed_commands), 'commands past the filter',
+               'bad' if findings.bypassed_commands else 'good')]
+    return '<div class="tiles">' + ''.join(
+        f'<div class="tile"><b class="{kind}">{html.escape(value)}</b><span>{html.escape(text)}</span></div>'
+        for value, text, kind in tiles) + '</div>'
+
+
+def _details(pairs: dict) -> str:
+    return '<dl class="dl">' + ''.join(f'<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>'
+                                       for k, v in pairs.items()) + '</dl>'
+
+
+def _key(*entries: tuple[str, str]) -> str:
+    return '<div class="key">' + ''.join(f'<span><i class="{kind}"></i>{html.escape(text)}</span>'
+                                         for kind, text in entries) + '</div>'
+
+
+def _film_section(film: Film) -> str:
+    data = report_film.encode(film.pictures, film.risk, film.level, film.reasons, film.changed, film.period)
+    seconds = [i * film.period for i in range(len(film.risk))]
+    alt = f'Film of one episode: {film.title}'
+    return ('<h2>One episode</h2><div class="grid"><div class="card">'
+            f'<h3>{html.escape(film.title)}</h3>{report_film.image_tag(data, html.escape(alt, quote=True))}'
+            '<p class="dim">What the camera saw; below it the risk of the command that was sent. '
+            'A yellow frame: the filter changed the command.</p></div>'
+            '<div class="card"><h3>Risk over time</h3>'
+            + charts.risk_over_time(seconds, film.risk, film.level, film.changed, film.cost)
+            + _key(('cv', 'risk of the command that was sent'), ('mark', 'calibrated level'),
+                   ('changed', 'filter changed the command'), ('touch', 'contact')) + '</div></div>')
+
+
+def page(findings: Findings) -> str:
+    """Return the HTML page."""
+    latency = percentiles(findings.latency_ms)
+    marks = {k: v for k, v in latency.items() if v is not None}
+    verdict = ('<p class="good">Every node lived, and every command passed the filter.</p>' if not findings.problems
+               else ''.join(f'<p class="bad"><b>{html.escape(p)}</b></p>' for p in findings.problems))
+    model = findings.model
+    facts = {'model at start': f'{model["version"]} (sha256 {model["sha256"]})'}
+    if model.get('fine_tuned'):
+        facts['model after fine-tune'] = f'{model["fine_tuned"]["version"]} (sha256 {model["fine_tuned"]["sha256"]})'
+    facts |= findings.fine_tune
+    parts = [
+        '<h1>SafeReach through the ROS 2 graph</h1>',
+        '<p>A policy learned from recorded data runs on a simulated arm behind the safety filter: first on the scene '
+        'it was trained on, then on one it has never seen (three obstacles), then again after the fine-tune '
+        'service.</p>', verdict, _tiles(findings),
+        '<h2>Results</h2><div class="scroll">', _rates_table(findings.rows), '</div>',
+        f'<p class="dim">Same layouts before and after: {html.escape(_paired(findings.paired))}.</p>'
+        if findings.paired else '',
+        '<p class="dim">SR: share of episodes that reach the goal. CV: share with any contact. Brackets and whiskers: '
+        '95 % Wilson intervals; with so few episodes they are wide, and overlapping ones prove nothing.</p>',
+        '<div class="grid"><div class="card"><h3>Success and violations</h3>', charts.rate_bars(findings.rows),
+        _key(('sr', 'SR, success'), ('cv', 'CV, violation')), '</div>',
+        '<div class="card"><h3>Latency: image stamp to command_out</h3>',
+        charts.histogram(findings.latency_ms, marks, 'ms'), '</div></div>',
+        _film_section(findings.film) if findings.film else '',
+        '<h2>The filter</h2><div class="grid"><div class="card"><h3>Reasons given</h3>',
+        charts.share_bars(findings.reasons), '<p class="dim">Decisions by reason, logarithmic.</p></div>',
+        '<div class="card"><h3>The run</h3>', _details(facts), '<h3 style="margin-top:1em">Machine and nodes</h3>',
+        _details({**findings.machine, 'wall time': f'{findings.wall_s:.0f} s',
+                  **{f'exit code of {k}': v for k, v in findings.nodes.items()}}), '</div></div>',
+        f'<h2>Model card</h2><pre>{html.escape(findings.card.strip())}</pre>' if findings.card.strip() else '',
+        '<p class="dim">Not a certified safety function: a real arm needs a hardware emergency stop.</p>']
+    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width,initial-scale=1">'
+            '<meta name="color-scheme" content="light dark">'
+            f'<title>fosp_ros: SafeReach demo</title><style>{STYLE}</style></head><body><main>'
+            + ''.join(parts) + '</main></body></html>\n')
+
+
+def write(folder: Path, findings: Findings) -> None:
+    """Write report.html and report.json into `folder`, each whole or not at all."""
+    folder = Path(folder)
+    atomic_write_bytes(folder / 'report.html', page(findings).encode())
+    write_json(folder / 'report.json', to_json(findings))
+
+
+def finite(value: float) -> float:
+    """Return the value, NaN when it is no number (a state message may carry any text)."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

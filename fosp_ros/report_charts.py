@@ -1,0 +1,157 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Charts of the demo report as inline SVG: text that scales, colours from the page's style sheet. For `report` alone.
+
+Every chart is 360 units wide, so that its labels stay readable on a telephone. Colours are CSS classes: the page turns
+them with the reader's light or dark scheme.
+"""
+
+import html
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+WIDTH = 360
+LEFT, RIGHT, TOP, BOTTOM = 40, 10, 24, 34
+
+
+def _svg(height: int, title: str, body: str) -> str:
+    return (f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(title, quote=True)}">'
+            f'{body}</svg>')
+
+
+def _text(x: float, y: float, text: str, anchor: str = 'middle', kind: str = 'tick') -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+
+
+def _line(x0: float, y0: float, x1: float, y1: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>'
+
+
+def nice_ticks(high: float, count: int = 4) -> list[float]:
+    """Return about `count` round numbers from 0 to at least `high`."""
+    if not (math.isfinite(high) and high > 0):
+        return [0.0, 1.0]
+    raw = high / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    return [step * i for i in range(math.ceil(high / step - 1e-9) + 1)]
+
+
+def _frame(height: int, ticks: Sequence[float], label: str, form: str = '{:g}') -> tuple[str, object]:
+    """Return horizontal grid lines with their labels, and the function value -> y."""
+    low, high = TOP, height - BOTTOM
+    top = ticks[-1] or 1.0
+
+    def y(value: float) -> float:
+        return high - (high - low) * min(max(value / top, 0.0), 1.0)
+    body = ''.join(_line(LEFT, y(t), WIDTH - RIGHT, y(t), 'grid') + _text(LEFT - 5, y(t) + 3.5, form.format(t), 'end')
+                   for t in ticks)
+    return body + _text(2, 9, label, 'start', 'axis'), y
+
+
+def rate_bars(rows: Sequence[dict]) -> str:
+    """Draw SR and CV of each row as bars with their Wilson intervals; rows as in report.json."""
+    height = 230
+    body, y = _frame(height, [0, 0.25, 0.5, 0.75, 1.0], 'share of episodes', '{:.0%}')
+    space = (WIDTH - LEFT - RIGHT) / max(len(rows), 1)
+    bar = min(34.0, space / 3.2)
+    for i, row in enumerate(rows):
+        middle = LEFT + space * (i + 0.5)
+        for kind, side in (('sr', -1), ('cv', 1)):
+            x = middle + side * (bar / 2 + 2)
+            low, high = row[f'{kind}_ci']
+            body += (f'<rect class="{kind}" x="{x - bar / 2:.1f}" y="{y(row[kind]):.1f}" width="{bar:.1f}" '
+                     f'height="{max(height - BOTTOM - y(row[kind]), 0.8):.1f}"/>')
+            body += _line(x, y(low), x, y(high), 'whisker') + _line(x - 4, y(low), x + 4, y(low), 'whisker') \
+                + _line(x - 4, y(high), x + 4, y(high), 'whisker')
+        body += _text(middle, height - 20, row['task'], kind='axis') + _text(middle, height - 7, row['phase'])
+    text = '; '.join(f'{r["task"]} {r["phase"]}: SR {r["sr"]:.0%}, CV {r["cv"]:.0%}' for r in rows)
+    return _svg(height, f'Success and violation rates. {text}', body)
+
+
+def histogram(values: Sequence[float], marks: dict[str, float], unit: str, bins: int = 36) -> str:
+    """Draw how often each value occurs; `marks` name -> value are drawn as vertical lines."""
+    height = 190
+    sample = np.asarray(values, float)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return '<p class="none">Nothing was measured.</p>'
+    right = float(max(np.quantile(sample, 0.995) * 1.1, max(marks.values(), default=0.0) * 1.1, 1.0))
+    counts, edges = np.histogram(np.minimum(sample, right), bins, (0.0, right))
+    body, y = _frame(height, nice_ticks(float(counts.max())), 'decisions')
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * value / right
+    for count, a, b in zip(counts, edges, edges[1:]):
+        if count:
+            body += (f'<rect class="sr" x="{x(a):.1f}" y="{y(count):.1f}" width="{max(x(b) - x(a) - 0.6, 0.5):.1f}" '
+                     f'height="{height - BOTTOM - y(count):.1f}"/>')
+    for tick in nice_ticks(right, 5):
+        if tick <= right:
+            body += _text(x(tick), height - BOTTOM + 13, f'{tick:g}')
+    for i, (name, value) in enumerate(marks.items()):
+        body += _line(x(value), TOP + 8, x(value), height - BOTTOM, 'mark')
+        end = x(value) > WIDTH - 70
+        side, anchor = (-4, 'end') if end else (4, 'start')
+        body += _text(x(value) + side, TOP + 12 + 13 * i, f'{name} {value:.1f}', anchor)
+    body += _text((LEFT + WIDTH) / 2, height - 5, unit, kind='axis')
+    return _svg(height, ', '.join(f'{k} {v:.1f} {unit}' for k, v in marks.items()), body)
+
+
+def _path(points: Sequence[tuple[float, float]], kind: str) -> str:
+    """Polyline that breaks at NaN."""
+    command, pen = [], False
+    for px, py in points:
+        if not (math.isfinite(px) and math.isfinite(py)):
+            pen = False
+            continue
+        command.append(f'{"L" if pen else "M"}{px:.1f} {py:.1f}')
+        pen = True
+    return f'<path class="{kind}" d="{" ".join(command)}"/>' if command else ''
+
+
+def risk_over_time(seconds: Sequence[float], risk: Sequence[float], level: float, changed: Sequence[bool],
+                   cost: Sequence[bool]) -> str:
+    """Draw one episode: the risk that the filter saw (T,), its level, changed commands and contacts."""
+    height = 190
+    body, y = _frame(height, [0, 0.25, 0.5, 0.75, 1.0], 'risk')
+    last = max(seconds[-1] if len(seconds) else 1.0, 0.1)
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * value / last
+    step = (WIDTH - LEFT - RIGHT) / max(len(seconds), 1)
+    for t, touched in zip(seconds, cost):
+        if touched:
+            body += (f'<rect class="touch" x="{x(t) - step / 2:.1f}" y="{TOP}" width="{step:.1f}" '
+                     f'height="{height - BOTTOM - TOP}"/>')
+    if math.isfinite(level):
+        body += _line(LEFT, y(level), WIDTH - RIGHT, y(level), 'mark') \
+            + _text(WIDTH - RIGHT, y(level) - 4, f'level {level:.3g}', 'end')
+    body += _path([(x(t), y(r) if math.isfinite(r) else math.nan) for t, r in zip(seconds, risk)], 'line-cv')
+    for t, r, c in zip(seconds, risk, changed):
+        if c:
+            body += f'<circle class="changed" cx="{x(t):.1f}" cy="{y(r if math.isfinite(r) else 0.0):.1f}" r="3"/>'
+    for tick in nice_ticks(last, 5):
+        if tick <= last * 1.001:
+            body += _text(x(tick), height - BOTTOM + 13, f'{tick:g}')
+    body += _text((LEFT + WIDTH) / 2, height - 5, 'seconds', kind='axis')
+    return _svg(height, f'Risk over one episode, level {level:.3g}, {sum(map(bool, changed))} commands changed', body)
+
+
+def share_bars(counts: dict[str, int]) -> str:
+    """Draw how often each reason was given, most frequent first, as horizontal bars on a logarithmic scale."""
+    items = sorted(((k, v) for k, v in counts.items() if v > 0), key=lambda kv: -kv[1])[:12]
+    if not items:
+        return '<p class="none">No decision was seen.</p>'
+    height, left = 20 * len(items) + 8, 130
+    top = math.log10(items[0][1]) + 0.3
+    body = ''
+    for i, (name, count) in enumerate(items):
+        y = 4 + 20 * i
+        width = max((WIDTH - left - 56) * (math.log10(count) + 0.3) / top, 2.0)
+        body += _text(left - 6, y + 12.5, name, 'end', 'axis') \
+            + f'<rect class="{"sr" if name == "ok" else "cv"}" x="{left}" y="{y}" width="{width:.1f}" height="15"/>' \
+            + _text(left + width + 5, y + 12, f'{count}', 'start')
+    return _svg(height, ', '.join(f'{k} {v}' for k, v in items), body)
