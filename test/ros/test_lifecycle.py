@@ -133,7 +133,9 @@ def test_a_node_that_hangs_in_its_stop_is_ended_by_force(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1 and 'ended by force' in err
-    assert not files & set(os.listdir('/dev/shm')), 'shared memory was left behind'
+    # Ports are shared by all processes of a domain; the segment is this process's own.
+    own = {name for name in files if '_port' not in name}
+    assert own and not own & set(os.listdir('/dev/shm')), 'shared memory was left behind'
 
 
 class Hooked(ManagedNode):
