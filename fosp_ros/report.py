@@ -32,7 +32,7 @@ class Film:
 
 @dataclasses.dataclass
 class Findings:
-    """Everything that the page tells. Rates are fractions, latencies milliseconds from image stamp to command_out."""
+    """Everything that the page tells. Rates are fractions, latencies milliseconds from image to command_out."""
 
     rows: list
     latency_ms: list
@@ -126,7 +126,8 @@ rect.sr,i.sr{fill:var(--sr);background:var(--sr)}rect.cv,i.cv{fill:var(--cv);bac
 rect.touch,i.touch{fill:var(--touch);background:var(--touch)}i.mark{background:var(--mark)}
 path.line-cv{fill:none;stroke:var(--cv);stroke-width:1.8;stroke-linejoin:round}
 circle.changed,i.changed{fill:var(--mark);background:var(--mark)}i.changed{border-radius:50%}
-@media (max-width:640px){.dl{grid-template-columns:1fr}.dl dd{margin-bottom:.5em}th,td{padding:6px 7px}table{font-size:.86rem}main{padding:20px 14px 40px}
+@media (max-width:640px){.dl{grid-template-columns:1fr}.dl dd{margin-bottom:.5em}
+th,td{padding:6px 7px}table{font-size:.86rem}main{padding:20px 14px 40px}
 table.rates thead{display:none}table.rates tr{display:grid;grid-template-columns:1fr 1fr;padding:8px 0;
 border-bottom:1px solid var(--line)}table.rates td{border:0;text-align:left;white-space:normal;padding:2px 4px}
 table.rates td::before{content:attr(data-name) " ";color:var(--dim)}}
@@ -212,7 +213,7 @@ def page(findings: Findings) -> str:
         '95 % Wilson intervals; with so few episodes they are wide, and overlapping ones prove nothing.</p>',
         '<div class="grid"><div class="card"><h3>Success and violations</h3>', charts.rate_bars(findings.rows),
         _key(('sr', 'SR, success'), ('cv', 'CV, violation')), '</div>',
-        '<div class="card"><h3>Latency: image stamp to command_out</h3>',
+        '<div class="card"><h3>Latency: image out to command_out in</h3>',
         charts.histogram(findings.latency_ms, marks, 'ms'), '</div></div>',
         _film_section(findings.film) if findings.film else '',
         '<h2>The filter</h2><div class="grid"><div class="card"><h3>Reasons given</h3>',
