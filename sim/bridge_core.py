@@ -70,9 +70,10 @@ class WriterWatch:
     def put(self, sequence: int) -> None:
         """Take the publication sequence number of one message."""
         self._count += 1
-        near = [r for r in self._rows if 0 < sequence - r['last'] <= SEQUENCE_REACH]
-        if near:
-            row = min(near, key=lambda r: sequence - r['last'])
+        near = [r for r in self._rows if 0 < sequence - r['last'] <= SEQUENCE_REACH
+                and self._count - r['last_at'] <= SEQUENCE_REACH]
+        if near:    # of equal rows the one that spoke last: a row that ended before a restart must stay ended
+            row = min(near, key=lambda r: (sequence - r['last'], -r['last_at']))
         else:
             row = {'first_at': self._count, 'n': 0}
             self._rows = [*self._rows[-7:], row]

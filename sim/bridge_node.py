@@ -62,8 +62,9 @@ class SimBridgeNode(ManagedNode):
         self.latency, self.rate = diagnostics.LatencyWindow(), diagnostics.RateCounter()
         self.loop: EpisodeLoop | None = None
         self.state, self._halt = IDLE, False
-        self.late_ticks = self.unanswered = self._commands = 0
-        self._late_seen = self._bypassed = self._unjudged = 0
+        self.late_ticks = self.unanswered = self.standing = self._commands = 0
+        self._bypassed = self._unjudged = 0
+        self._before = (0, 0, 0, 0)
         self._sent: tuple[int, float] | None = None
         self._last_tick = self._deadline = 0.0
 
@@ -153,9 +154,9 @@ class SimBridgeNode(ManagedNode):
         if sequence is not None:
             self.writers.put(sequence)
         stamp = replay_messages.stamp_ns(message)
-        if self._sent is not None and stamp == self._sent[0]:
+        if self._sent is not None and stamp in (self._sent[0], 0):
             self.latency.add(1e3 * (now - self._sent[1]))
-            self._sent = None
+            self._sent = None                   # answered
         command = [replay_messages.get_field(message, field) for field in self.contract.action.fields]
         self.slot.put(command, stamp, now)
 
@@ -195,13 +196,12 @@ class SimBridgeNode(ManagedNode):
         stamp = self.get_clock().now().nanoseconds
         if self.loop.reset_due:
             self.slot.clear(stamp)
-            self._unanswered_before, self._late_before = self.unanswered, self.late_ticks
-            self._bypassed_before = self.bypassed
+            self._before = (self.unanswered, self.standing, self.late_ticks, self.bypassed)
         command, fresh = self.slot.take(now)
         if self._halt:
             command = np.zeros_like(command)
-        elif not fresh and not self.loop.reset_due:
-            self.unanswered += 1
+        self.standing += not fresh and not self.loop.reset_due
+        self.unanswered += self._sent is not None and not self.loop.reset_due
         action = self.contract.action.normalise(command)
         tick = self.loop.tick(action, self._halt)
         self._publish(tick, stamp)
@@ -245,10 +245,10 @@ class SimBridgeNode(ManagedNode):
         out['image'].publish(image)
 
     def _publish_result(self, result: dict) -> None:
-        values = {**result, 'bypassed': self.bypassed - self._bypassed_before,
-                  'bypassed_run': self.bypassed, 'foreign_publishers': ','.join(self.foreign_names),
-                  'unanswered': self.unanswered - self._unanswered_before,
-                  'late_ticks': self.late_ticks - self._late_before,
+        unanswered, standing, late, bypassed = self._before
+        values = {**result, 'bypassed': self.bypassed - bypassed, 'bypassed_run': self.bypassed,
+                  'foreign_publishers': ','.join(self.foreign_names), 'unanswered': self.unanswered - unanswered,
+                  'standing': self.standing - standing, 'late_ticks': self.late_ticks - late,
                   'latency_p50_ms': f'{self.latency.percentile(50):.2f}',
                   'latency_p99_ms': f'{self.latency.percentile(99):.2f}'}
         text = f'{"reached" if result["success"] else "not reached"}, {"touched" if result["violation"] else "clean"}'
@@ -275,6 +275,7 @@ class SimBridgeNode(ManagedNode):
         values = {'state': self.state, 'task': self.env.task if self.env else '', 'rate_hz': f'{self.rate.rate:.2f}',
                   'episodes_done': self.loop.done if self.loop else 0, **self.latency.values(),
                   'late_ticks': self.late_ticks, 'unanswered_ticks': self.unanswered,
+                  'standing_ticks': self.standing,
                   'commands': self._commands, 'commands_refused': self.slot.refused, 'commands_old': self.slot.old,
                   'bypassed': self.bypassed, 'foreign_publishers': ','.join(self.foreign_names)}
         if self.foreign_names or self.bypassed:

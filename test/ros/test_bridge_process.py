@@ -32,14 +32,14 @@ FACTOR = 4.0
 
 
 class Commander(Node):
-    """Answers each picture with the next of its `commands` (m/s), under the picture's stamp."""
+    """Answers the k-th label of an episode with the k-th of its `commands` ([-1, 1]), then with zeros, in its stamp."""
 
     def __init__(self, name='safety_filter'):
         super().__init__(name, namespace='fosp')
         self.contract = Contract.load(config_file('contract_safereach.yaml'))
         self.commands = []
         self.ticks = collections.defaultdict(dict)
-        self.order = []
+        self.at = 0
         self.results, self.reports, self.progress = [], [], []
         self.out = self.create_publisher(TwistStamped, 'command_out', qos.COMMAND)
         for kind, cls, profile in (('label', Joy, qos.LABEL), ('ee_pose', PoseStamped, qos.STATE),
@@ -54,8 +54,10 @@ class Commander(Node):
     def _take(self, kind, message):
         stamp = messages.stamp_ns(message)
         self.ticks[stamp][kind] = message
-        if kind == 'image' and self.commands:
-            self.out.publish(messages.fill(self.contract, 'action', TwistStamped(), stamp, self.commands.pop(0)))
+        if kind == 'label' and self.commands:       # the label is reliable, pictures may be lost
+            self.at = 0 if message.buttons[0] else self.at + 1
+            command = self.commands[self.at] if self.at < len(self.commands) else np.zeros(3)
+            self.out.publish(messages.fill(self.contract, 'action', TwistStamped(), stamp, command))
 
     def call(self, rig, client):
         rig.wait_for(client.service_is_ready, what='service of the bridge')
@@ -85,8 +87,12 @@ def bridge(isolated):
     yield start
     for process in started:
         if process.poll() is None:
+            process.send_signal(signal.SIGINT)      # a killed process leaves its shared memory behind
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
             process.kill()
-        process.communicate()
+            process.communicate()
 
 
 def planned(seed=SEED):
@@ -104,44 +110,54 @@ def planned(seed=SEED):
     return actions, observations
 
 
+def undisturbed(result):
+    """False when a loaded machine has changed the course: then the comparison says nothing."""
+    return result['late_ticks'] == result['unanswered'] == result['standing'] == '0'
+
+
 def test_one_episode_equals_the_gymnasium_environment(rig, bridge):
     """Same pictures, same poses, one stamp per tick, one result; then exit code 0 on SIGINT and nothing left."""
     actions, observations = planned()
     process = bridge()
     commander = rig.add(Commander())
     commander.commands = list(actions)
-    response = commander.call(rig, commander.start)
-    assert response.success, response.message
-    rig.wait_for(lambda: commander.results, timeout=20, what='result of the episode')
-    result = diagnostics.values_of(commander.results[0])
-    if result['late_ticks'] == '0' and result['unanswered'] == '0':     # else a loaded machine changed the course
-        assert result['success'] == 'True' and result['violation'] == 'False'
-        assert int(result['steps']) == len(actions)
-        stamps = sorted(commander.ticks)
-        complete = [s for s in stamps if len(commander.ticks[s]) == 4]
-        assert len(complete) > 0.8 * len(observations)      # best effort may lose some
-        for stamp in complete:
-            tick = commander.ticks[stamp]
-            observation = observations[stamps.index(stamp)]
-            picture = np.frombuffer(tick['image'].data, np.uint8).reshape(64, 64, 3)
-            assert np.array_equal(picture, observation['image'])
-            position = tick['ee_pose'].pose.position
-            assert np.array_equal(np.float32([position.x, position.y, position.z]), observation['ee_pose'])
-        first, last = commander.ticks[stamps[0]]['label'], commander.ticks[stamps[-1]]['label']
-        assert list(first.buttons) == [1, 0, 0] and list(last.buttons) == [0, 1, 1] and list(last.axes) == [1.0, 0.0]
-        gaps = np.diff(stamps) * 1e-9 * FACTOR
-        assert np.median(gaps) == pytest.approx(0.1, abs=0.02)
+    for _ in range(4):
+        commander.ticks.clear()
+        commander.results.clear()
+        response = commander.call(rig, commander.start)
+        assert response.success, response.message
+        rig.wait_for(lambda: commander.results, timeout=20, what='result of the episode')
+        result = diagnostics.values_of(commander.results[0])
+        if undisturbed(result):
+            break
     assert {'task', 'seed', 'success', 'violation', 'steps', 'return', 'cost', 'bypassed'} <= set(result)
     assert result['bypassed'] == '0' and result['seed'] == str(SEED)
-    tick = commander.ticks[max(commander.ticks)]
-    assert tick['joint_states'].name[0] == 'panda_joint1' and len(tick['joint_states'].position) == 7
+    time.sleep(0.3)
     count = len(commander.ticks)
     time.sleep(0.3)
     assert len(commander.ticks) == count, 'idle must publish nothing, or stale pictures look fresh'
+    joints = next(t['joint_states'] for t in commander.ticks.values() if 'joint_states' in t)
+    assert joints.name[0] == 'panda_joint1' and len(joints.position) == 7
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=15)
     assert process.returncode == 0, output
     assert 'Traceback' not in output and 'Exception' not in output
+    if not undisturbed(result):
+        pytest.skip('this machine is too loaded to keep 40 ticks a second in four attempts')
+    assert result['success'] == 'True' and result['violation'] == 'False' and int(result['steps']) == len(actions)
+    stamps = sorted(s for s in commander.ticks if 'label' in commander.ticks[s])
+    assert len(stamps) == len(observations)
+    complete = [s for s in stamps if len(commander.ticks[s]) == 4]
+    assert len(complete) > 0.5 * len(observations)      # best effort may lose some
+    for stamp in complete:
+        tick, observation = commander.ticks[stamp], observations[stamps.index(stamp)]
+        picture = np.frombuffer(tick['image'].data, np.uint8).reshape(64, 64, 3)
+        assert np.array_equal(picture, observation['image'])
+        position = tick['ee_pose'].pose.position
+        assert np.array_equal(np.float32([position.x, position.y, position.z]), observation['ee_pose'])
+    first, last = commander.ticks[stamps[0]]['label'], commander.ticks[stamps[-1]]['label']
+    assert list(first.buttons) == [1, 0, 0] and list(last.buttons) == [0, 1, 1] and list(last.axes) == [1.0, 0.0]
+    assert np.median(np.diff(stamps)) * 1e-9 * FACTOR == pytest.approx(0.1, abs=0.02)
 
 
 def test_silence_is_a_stop_halt_closes_the_episode_and_parameters_change_the_next_run(rig, bridge):
@@ -185,11 +201,19 @@ def test_commands_that_bypass_the_filter_are_counted(rig, bridge, tmp_path):
     rig.wait_for(lambda: commander.results, timeout=30, what='result')
     result = diagnostics.values_of(commander.results[0])
     assert int(result['bypassed']) >= 1 and 'teleop' in result['foreign_publishers']
-    rig.wait_for(lambda: 'bypassed' in getattr(commander.last_values()[0], 'message', ''), what='diagnostics')
-    status, values = commander.last_values()
-    assert status.level == diagnostics.ERROR and int(values['bypassed']) >= 1
+    rig.wait_for(lambda: int(commander.last_values()[1].get('bypassed', 0)) >= 1, what='diagnostics')
+    assert commander.last_values()[0].level == diagnostics.ERROR
     frames = sorted((tmp_path / 'frames' / f'standard_{SEED:06d}').glob('*.png'))
     assert len(frames) >= 10 and int(frames[0].stem) in commander.ticks
+
+
+def test_a_commander_that_is_not_the_filter_is_counted_though_it_is_alone(rig, bridge):
+    bridge(realtime_factor=10.0)
+    teleop = rig.add(Commander('teleop'))
+    teleop.commands = [np.zeros(3)]
+    assert teleop.call(rig, teleop.start).success
+    rig.wait_for(lambda: teleop.results, timeout=30, what='result')
+    assert int(diagnostics.values_of(teleop.results[0])['bypassed']) > 20
 
 
 def test_no_gl_is_one_line_and_exit_code_2(isolated):

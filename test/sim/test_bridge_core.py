@@ -55,6 +55,10 @@ def test_two_writers_are_seen_and_a_restarted_one_is_not_two():
         watch.put(n)
     assert watch.foreign == 0
     watch = WriterWatch()
+    for n in [*range(1, 11), *range(1, 101)]:       # started anew early on
+        watch.put(n)
+    assert watch.foreign == 0
+    watch = WriterWatch()
     for n in range(5000, 5010):
         watch.put(n)
     watch.put(1)                # `ros2 topic pub --once` from somewhere
