@@ -10,12 +10,12 @@ os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('ROS_LOG_DIR', os.path.join(tempfile.gettempdir(), f'fosp_ros_test_logs_{os.getuid()}'))
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import numpy as np
+import pytest
 
-from fosp_core.contract import Contract  # noqa: E402
-from fosp_core.data.episode import Episode  # noqa: E402
-from fosp_core.paths import config_file  # noqa: E402
+from fosp_core.contract import Contract
+from fosp_core.data.episode import Episode
+from fosp_core.paths import config_file
 
 STAMP_0 = 1_700_000_000_123_456_789    # no round number: a stamp that passed through a float would show
 

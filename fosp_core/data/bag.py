@@ -6,6 +6,7 @@ A bag holds the replay topics; `episodes.yaml` beside the storage file keeps wha
 task) and is optional on reading. A bag is written under a temporary name and renamed: it is whole or not there.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -30,6 +31,8 @@ from fosp_core.io import atomic_dir
 SIDECAR = 'episodes.yaml'
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 METADATA_VERSION = 9    # what Jazzy and later write and read
+
+_TRAILING = 32          # bytes after the end of a message that are no sign of damage
 
 _store = None
 _log = logging.getLogger(__name__)
@@ -61,6 +64,22 @@ def blank(msgtype: str):
         return [empty(inner, inner_detail) for _ in range(length)]
 
     return store.types[msgtype](**{name: empty(*definition) for name, definition in store.fielddefs[msgtype][1]})
+
+
+def deserialise(raw: bytes, msgtype: str):
+    """Return the rosbags message in CDR bytes; raises anything on damaged ones.
+
+    Unlike rosbags' own function it bears some bytes after the end: rclpy's serialize_message leaves them there when a
+    message ends in empty sequences of doubles (JointState), and recorders in Python write what it returns.
+    """
+    if len(raw) < 4 or bytes(raw[:2]) not in (b'\0\0', b'\0\1'):
+        raise ValueError('no CDR header')
+    definition = typestore().get_msgdef(msgtype)
+    read = definition.deserialize_cdr_le if raw[1] else definition.deserialize_cdr_be
+    message, end = read(raw[4:], 0, definition.cls, typestore())
+    if end + 4 + _TRAILING < len(raw):
+        raise ValueError(f'{len(raw)} bytes, expected {end + 4}')
+    return message
 
 
 class BagWriter:
@@ -229,26 +248,33 @@ def _episodes(path, contract, namespace, joiner: StepJoiner, assembler: EpisodeA
 
 def read_messages(path: Path | str, contract: Contract, namespace: str | None = None) -> Iterator[tuple]:
     """Yield (kind, stamp in ns, payload) of each replay message in the order of the bag; raise DataError."""
-    store = typestore()
     with open_bag(path) as reader:
         topics = find_topics(path, reader, contract, namespace)
         of = {topic: kind for kind, topic in topics.items()}
         connections = [c for c in reader.connections if c.topic in of]
         stream = reader.messages(connections=connections)
+        missing = collections.Counter()
+        for connection in connections:
+            missing[connection.topic] += connection.msgcount
         while True:
             try:
                 connection, received, raw = next(stream)
             except StopIteration:
-                return
+                break
             except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
                 raise DataError(f'{path}: damaged storage: {_line(error)}') from None
             try:
-                message = store.deserialize_cdr(raw, connection.msgtype)
+                message = deserialise(raw, connection.msgtype)
             except Exception as error:  # noqa: BLE001
                 raise DataError(f'{path}: {connection.topic}, received at {received}: not a {connection.msgtype}: '
                                 f'{_line(error)}') from None
             kind = of[connection.topic]
+            missing[connection.topic] -= 1
             yield kind, *messages.payload(contract, kind, message, f'{path}: {connection.topic}')
+        for topic, count in missing.items():
+            if count:
+                raise DataError(f'{path}: {topic} has {-count:+d} messages against what the bag says of itself: '
+                                f'truncated or damaged')
 
 
 @contextlib.contextmanager
@@ -262,6 +288,8 @@ def open_bag(path: Path | str) -> Iterator[Reader]:
         hint = f'has {", ".join(storages)}: the recording was not closed; try `ros2 bag reindex`' if storages \
             else 'expected a rosbag2 folder'
         raise DataError(f'{path}: metadata.yaml is missing ({hint})')
+    for file in sorted(path.glob('*.db3')) if path.is_dir() else [path]:
+        _whole_sqlite(file)
     try:
         reader = Reader(path)
         reader.open()
@@ -271,6 +299,17 @@ def open_bag(path: Path | str) -> Iterator[Reader]:
         yield reader
     finally:
         reader.close()
+
+
+def _whole_sqlite(file: Path) -> None:
+    """Refuse a database shorter than its header says: sqlite reads on happily until it needs the missing page."""
+    with open(file, 'rb') as stream:
+        header = stream.read(100)
+    if len(header) == 100 and header.startswith(b'SQLite format 3\0'):
+        page = int.from_bytes(header[16:18], 'big')
+        expected = (65536 if page == 1 else page) * int.from_bytes(header[28:32], 'big')
+        if file.stat().st_size < expected:
+            raise DataError(f'{file}: {file.stat().st_size} bytes, expected {expected}: truncated')
 
 
 def find_topics(path: Path | str, reader: Reader, contract: Contract, namespace: str | None = None) -> dict[str, str]:
