@@ -57,7 +57,7 @@ def heldout_metrics(agent: Agent, episodes: list[Episode], level: float, horizon
     violating = [(r, e) for r, e in zip(replayed, episodes) if e.violation]
     for r, e in violating:
         first = int(np.argmax(e.cost > 0))
-        hit = first > 0 and (r['risk'][max(0, first - horizon):first] > level).any()
+        hit = first > 0 and bool((r['risk'][max(0, first - horizon):first] > level).any())
         warned, missed = warned + hit, missed + (not hit)
     quiet = [r['risk'][:-1] for r, e in zip(replayed, episodes) if not e.violation]
     alarms = sum(float((r > level).sum()) for r in quiet)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from fosp_core.config import Config
@@ -60,11 +61,13 @@ def run(args: argparse.Namespace) -> int:
     contract = Contract.load(args.contract or config_file('contract_safereach.yaml'))
     if args.threads:
         torch.set_num_threads(args.threads)
+    # With `--json -` standard output holds the summary alone.
+    report = sys.stderr if args.json == '-' else sys.stdout
     episodes = load_dataset(args.bags, contract)
     training, held = split(episodes, args.holdout)
     info = summary(episodes)
     print(f'{info["episodes"]} episodes, {info["steps"]} steps, SR {info["sr"]:.3f}, CV {info["cv"]:.3f}; '
-          f'{len(training)} for training, {len(held)} held out')
+          f'{len(training)} for training, {len(held)} held out', file=report)
     if not any(e.violation for e in training):
         raise DataError(f'{", ".join(args.bags)}: key cost is never positive in {len(training)} training episodes: '
                         f'nothing to learn safety from')
@@ -83,10 +86,10 @@ def run(args: argparse.Namespace) -> int:
         if state.get('data_hash') != hashed:
             raise TrainingError(f'{found[-1]}/state.json: data_hash {str(state.get("data_hash"))[:12]}, expected '
                                 f'{hashed[:12]} of the bags given')
-        print(f'resuming from {found[-1]}')
+        print(f'resuming from {found[-1]}', file=report)
     train_loop(learner, replay, config.train.steps, out, {'data_hash': hashed})
     bundle = finish(learner, held, out, args, info, hashed)
-    print(f'bundle {bundle.path}')
+    print(f'bundle {bundle.path}', file=report)
     if args.json:
         write_json(args.json, {'bundle': str(bundle.path), 'version': bundle.version, 'sha256': bundle.sha256,
                                'dataset': info, 'metrics': bundle.manifest['metrics']})
