@@ -1,0 +1,100 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the safety filter, the limits made of them, and which of them weaken it. The filter node imports it.
+
+The defaults guard the arm of SafeReach (Franka Panda). What weakens a protection cannot be changed while the node is
+active, and is reported for as long as it lasts.
+"""
+
+import math
+
+from fosp_core.contract import Contract
+from fosp_core.safety.limits import FilterLimits
+from fosp_ros import observing
+from fosp_ros.parameters import P
+
+JOINTS = [f'panda_joint{k}' for k in range(1, 8)]
+
+PARAMETERS = (
+    P('model', 'string', '', 'Folder of the model bundle. Empty: the model that the package ships.', read_only=True),
+    P('contract', 'string', '', 'Contract file. Empty: config/contract_safereach.yaml.', read_only=True),
+    P('filter_enabled', 'bool', True, 'Use the learned risk. Off: limits and stops alone guard; WARN while it lasts. '
+      'Cannot be changed while active.'),
+    P('labels', 'string', 'stamped', 'stamped: each picture has a label of its stamp (simulation). event: labels come '
+      'from an operator; their rising edges count.', choices=(observing.STAMPED, observing.EVENT), read_only=True),
+    P('pairing_tolerance_s', 'double', 0.05, 'Largest difference of stamps between picture and pose.', unit='s',
+      low=0.0, high=1.0, read_only=True),
+    P('pairing_wait_s', 'double', 0.01, 'How long a picture waits for messages of its very stamp.', unit='s',
+      low=0.0, high=0.1, read_only=True),
+    P('deadline_s', 'double', 0.07, 'From the arrival of a picture to the decision; later is late and holds.',
+      unit='s', low=0.005, high=1.0, read_only=True),
+    P('watchdog_s', 'double', 0.17, 'Time without a decision after which the watchdog sends stop.', unit='s',
+      low=0.02, high=1.0, read_only=True),
+    P('position_vector', 'string', 'ee_pose', 'Vector of the contract whose first entries are the position in the '
+      'frame of the command.', read_only=True),
+    P('max_speed', 'double', 0.44, 'Largest norm of the command.', unit='m/s', low=0.001, high=2.0, read_only=True),
+    P('max_acceleration', 'double', 5.0, 'Largest change of the command per second, braking excepted.', unit='m/s^2',
+      low=0.01, high=50.0, read_only=True),
+    P('workspace_low', 'double_array', [0.34, -0.40, 0.03], 'Lower corner of the workspace box. Empty: no box, WARN.',
+      unit='m', read_only=True),
+    P('workspace_high', 'double_array', [0.66, 0.40, 0.30], 'Upper corner of the workspace box.', unit='m',
+      read_only=True),
+    P('workspace_margin', 'double', 0.05, 'A position measured further outside the box latches a stop.', unit='m',
+      low=0.0, high=1.0, read_only=True),
+    P('joint_names', 'string_array', JOINTS, 'Guarded joints; all must be in `joint_states`. Empty: none, WARN.',
+      read_only=True),
+    P('joint_low', 'double_array', [-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973],
+      'Lower position limits, in the order of `joint_names`.', unit='rad', read_only=True),
+    P('joint_high', 'double_array', [2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973],
+      'Upper position limits.', unit='rad', read_only=True),
+    P('joint_speed', 'double_array', [2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61], 'Speed limits.', unit='rad/s',
+      read_only=True),
+    P('joint_margin', 'double', 0.02, 'A joint measured further beyond a limit latches a stop.', unit='rad', low=0.0,
+      high=1.0, read_only=True),
+    P('joint_ahead_s', 'double', 0.3, 'Motion of this time must fit before a joint limit.', unit='s', low=0.0,
+      high=5.0, read_only=True),
+    P('max_jump', 'double', 0.10, 'A measured step larger than the command explains by this much stops.', unit='m',
+      low=0.001, high=10.0, read_only=True),
+    P('frozen_distance', 'double', 0.03, 'Motion without a changed picture that means a frozen camera.', unit='m',
+      low=0.001, high=1.0, read_only=True),
+    P('release_s', 'double', 0.3, 'All must be well for so long before motion resumes.', unit='s', low=0.0, high=60.0,
+      read_only=True),
+    P('ramp_s', 'double', 0.5, 'From a fifth of the speed to all of it after a stop.', unit='s', low=0.0, high=60.0,
+      read_only=True),
+    P('slow_factor', 'double', 0.5, 'Part of the speed while the model is surprised.', low=0.0, high=1.0,
+      read_only=True),
+    P('retreat_speed', 'double', 0.1, 'Speed of the retreat along the recent path.', unit='m/s', low=0.0, high=0.25,
+      read_only=True),
+    P('latch_after_s', 'double', 2.0, 'Surprise beyond the stop level latches when it lasts so long.', unit='s',
+      low=0.0, high=600.0, read_only=True),
+)
+
+# name -> +1: more of it is weaker; -1: less of it is weaker
+_WEAKER = {'max_speed': 1, 'max_acceleration': 1, 'workspace_margin': 1, 'joint_margin': 1, 'joint_ahead_s': -1,
+           'max_jump': 1, 'frozen_distance': 1, 'release_s': -1, 'ramp_s': -1, 'slow_factor': 1, 'latch_after_s': 1,
+           'deadline_s': 1, 'watchdog_s': 1}
+
+
+def limits_of(p, contract: Contract) -> FilterLimits:
+    """Build the limits from the live parameters and the contract; raise FospError naming what is wrong."""
+    return FilterLimits(
+        low=contract.action.low, high=contract.action.high, period=contract.period, staleness=contract.staleness_s,
+        max_speed=p.max_speed, max_acceleration=p.max_acceleration, box_low=tuple(p.workspace_low),
+        box_high=tuple(p.workspace_high), box_margin=p.workspace_margin, joint_names=tuple(p.joint_names),
+        joint_low=tuple(p.joint_low), joint_high=tuple(p.joint_high), joint_speed=tuple(p.joint_speed),
+        joint_margin=p.joint_margin, joint_ahead=p.joint_ahead_s, max_jump=p.max_jump,
+        frozen_distance=p.frozen_distance, release=p.release_s, ramp=p.ramp_s, slow_factor=p.slow_factor,
+        retreat_speed=p.retreat_speed, latch_after=p.latch_after_s)
+
+
+def weakened(p, contract: Contract) -> list[str]:
+    """Return the names of the parameters that guard less than they do by default."""
+    defaults = {row.name: row.default for row in PARAMETERS}
+    found = [] if p.filter_enabled else ['filter_enabled']
+    found += [name for name in ('workspace_low', 'joint_names') if not getattr(p, name)]
+    found += [name for name, sign in _WEAKER.items()
+              if sign * (getattr(p, name) - defaults[name]) > 1e-12 and not math.isclose(getattr(p, name),
+                                                                                        defaults[name])]
+    if p.watchdog_s >= 2 * contract.period and 'watchdog_s' not in found:
+        found.append('watchdog_s')
+    return found

@@ -1,0 +1,166 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the safety filter knows of its inputs: ages, faults, joints, position. No rclpy; the filter node imports it.
+
+Every message passes through here before anything else happens with it, so that a bad one is a fault with a reason and
+never an exception.
+"""
+
+import time
+import zlib
+
+import numpy as np
+
+from fosp_core.contract import Contract
+from fosp_core.data import images
+from fosp_core.data.messages import get_field, stamp_ns
+from fosp_core.errors import DataError, FospError
+from fosp_core.safety.filter import FilterInputs
+from fosp_core.safety.freshness import FrozenPicture, Source
+from fosp_core.safety.limits import FilterLimits, Situation
+from fosp_core.safety.reasons import Reason
+from fosp_ros.observing import Observation
+
+PAUSE_S = 1.0   # between two pictures: after it the recurrent state, the path and the last pose mean nothing any more
+_UNREADABLE = (AttributeError, IndexError, TypeError, ValueError)
+
+
+class Senses:
+    """Ages, faults and measurements of one activation of the filter.
+
+    Parameters
+    ----------
+    contract, limits
+        What is in force.
+    position_vector : str
+        Vector of the contract whose first entries are the position in the frame of the command.
+    warn : callable
+        Gets one line per faulty message.
+
+    """
+
+    def __init__(self, contract: Contract, limits: FilterLimits, position_vector: str, warn):
+        self._contract, self._limits, self._warn = contract, limits, warn
+        self._vector = next((v.name for v in contract.vectors
+                             if v.name == position_vector and v.size >= limits.size), None)
+        if limits.box_low and self._vector is None:
+            raise FospError(f'parameter position_vector: contract {contract.name!r} has no vector {position_vector!r} '
+                            f'of {limits.size} entries for the workspace box')
+        self.sources = {name: Source() for name in ('command', *contract.observation_names)}
+        if limits.joint_names:
+            self.sources['joints'] = Source()
+        self._frozen = {c.name: FrozenPicture(limits.frozen_distance) for c in contract.cameras}
+        self._faults: dict[Reason, float] = {}      # fault -> when it was last seen
+        self._joints: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+        self._position: np.ndarray | None = None
+        self._stamp: int | None = None
+
+    # -- messages -----------------------------------------------------------------------------------------------------
+    def picture(self, spec, message, now: float) -> np.ndarray | None:
+        """Return the pixels of the contract's size, or None with a fault noted."""
+        try:
+            pixels = images.to_camera(message.encoding, message.height, message.width, message.step,
+                                      message.is_bigendian, message.data, spec)
+        except DataError as error:
+            self.fault(Reason.CAMERA_INVALID, str(error), now)
+            return None
+        self._arrived(spec.name, message, now)
+        return pixels
+
+    def vector(self, spec, message, now: float) -> np.ndarray | None:
+        """Return the vector, or None with a fault noted when any of it is no finite number."""
+        try:
+            values = np.array([get_field(message, field) for field in spec.fields])
+        except _UNREADABLE as error:
+            self.fault(Reason.POSE_INVALID, f'{spec.topic}: {error}', now)
+            return None
+        if not np.isfinite(values).all():
+            self.fault(Reason.POSE_INVALID, f'{spec.topic}: {values} is not finite', now)
+            return None
+        self._arrived(spec.name, message, now)
+        return values.astype(np.float32)
+
+    def joints(self, message, now: float) -> None:
+        """Take position and velocity of the guarded joints, whatever order they come in."""
+        names = self._limits.joint_names
+        if not names:
+            return
+        at = {name: k for k, name in enumerate(message.name)}
+        try:
+            position, velocity = (np.array([field[at[name]] for name in names], np.float64)
+                                  for field in (message.position, message.velocity))
+        except (KeyError, IndexError):
+            self.fault(Reason.JOINTS_INVALID, f'joint_states: holds {", ".join(message.name)}; expected position and '
+                                              f'velocity of {", ".join(names)}', now)
+            return
+        if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
+            self.fault(Reason.JOINTS_INVALID, 'joint_states: not finite', now)
+            return
+        self._arrived('joints', message, now)
+        self._joints = position, velocity
+
+    def command(self, message, now: float) -> list[float]:
+        """Return the proposed command as it is; NaN where a field cannot be read."""
+        try:
+            values = [get_field(message, field) for field in self._contract.action.fields]
+        except _UNREADABLE:
+            values = [float('nan')] * self._limits.size
+        self._arrived('command', message, now)
+        return values
+
+    def fault(self, reason: Reason, text: str, now: float) -> None:
+        """Note a fault: it counts for as long as an input may be old."""
+        self._faults[reason] = now
+        self._warn(f'{reason.word}: {text}')
+
+    def _arrived(self, name: str, message, now: float) -> None:
+        self.sources[name].arrived(stamp_ns(message) * 1e-9, now)
+
+    # -- one tick -----------------------------------------------------------------------------------------------------
+    def begins(self, observation: Observation) -> bool:
+        """Return whether the recurrent state must begin anew: first of an episode, or after a pause."""
+        return observation.label.is_first or self._stamp is None \
+            or not 0 < observation.stamp - self._stamp < PAUSE_S * 1e9
+
+    def watch(self, observation: Observation, last: np.ndarray, begins: bool) -> tuple[Reason, ...]:
+        """Compare an observation with the one before it: frozen pictures and jumping poses.
+
+        last : the command (A,) that was sent in between, m/s.
+        """
+        faults, size = [], self._limits.size
+        way = last * self._limits.period
+        position = None if self._vector is None else observation.arrays[self._vector][:size].astype(np.float64)
+        if begins:
+            for frozen in self._frozen.values():
+                frozen.reset()
+        elif position is not None and self._position is not None \
+                and np.linalg.norm(position - self._position - way) > self._limits.max_jump:
+            faults.append(Reason.POSE_JUMP)
+        for camera in self._contract.cameras:
+            digest = zlib.crc32(observation.arrays[camera.name]).to_bytes(4, 'little')
+            if self._frozen[camera.name].update(digest, position, float(np.linalg.norm(way))):
+                faults.append(Reason.CAMERA_FROZEN)
+        self._position, self._stamp = position, observation.stamp
+        return tuple(faults)
+
+    @property
+    def situation(self) -> Situation:
+        """What is measured now."""
+        return Situation(self._position, *self._joints)
+
+    def ages(self, now: float) -> dict[str, float]:
+        """Age of the oldest member of each kind of source, s."""
+        ages = {'camera': max(self.sources[c.name].age(now) for c in self._contract.cameras),
+                'command': self.sources['command'].age(now)}
+        if self._contract.vectors:
+            ages['pose'] = max(self.sources[v.name].age(now) for v in self._contract.vectors)
+        if self._limits.joint_names:
+            ages['joints'] = self.sources['joints'].age(now)
+        return ages
+
+    def inputs(self, now: float | None = None, faults: tuple[Reason, ...] = (), **values) -> FilterInputs:
+        """Return the inputs of a decision at `now`; `values` are the further fields of FilterInputs."""
+        now = time.monotonic() if now is None else now
+        recent = tuple(reason for reason, seen in self._faults.items() if now - seen <= self._limits.staleness)
+        return FilterInputs(**{'proposal': None, **values}, ages=self.ages(now), situation=self.situation,
+                            faults=(*faults, *recent))

@@ -1,0 +1,379 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The safety filter: the only publisher of `command_out`. Gathers, calls `fosp_core.safety.filter.decide`, publishes.
+
+It keeps its own recurrent state from its own copy of the observations and the commands that were really sent, and
+trusts nothing that the learner says but its proposal. ONNX Runtime, no torch. Every deadline is on the monotonic clock.
+"""
+
+import dataclasses
+import functools
+import gc
+import sys
+import threading
+import time
+import traceback
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from sensor_msgs.msg import Image, JointState, Joy
+from std_msgs.msg import Bool, UInt8MultiArray
+from std_srvs.srv import SetBool, Trigger
+
+from fosp_core import paths
+from fosp_core.contract import Contract
+from fosp_core.data.messages import set_field, stamp_ns
+from fosp_core.safety import filter as safety
+from fosp_core.safety.candidates import candidates
+from fosp_core.safety.filter import FilterInputs, FilterState, ModelOutput
+from fosp_core.safety.limits import apply_limits
+from fosp_core.safety.reasons import Reason
+from fosp_ros import diagnostics, filter_parameters, filter_report, qos
+from fosp_ros.filter_senses import Senses
+from fosp_ros.lifecycle import ManagedNode, spin_node
+from fosp_ros.messages import message_class, time_of
+from fosp_ros.model_slot import ModelSlot
+from fosp_ros.observing import Observation, Observer
+from fosp_ros.watchdog import Watchdog
+
+PARAMETERS = filter_parameters.PARAMETERS
+POLL_S = 0.005      # how finely deadlines are kept while something waits
+
+
+def make_filter(bundle):
+    """Build the filter runtime; late, so that a missing ONNX Runtime is a reason and not a traceback at import."""
+    from fosp_core.deploy.runtime import FilterRuntime
+    return FilterRuntime(bundle)
+
+
+def advance(runtime, record) -> None:
+    """Replay one remembered (arrays, previous action, is_first) on another runtime."""
+    arrays, previous, is_first = record
+    runtime.step(arrays, previous, is_first, np.zeros((1, len(previous)), np.float32))
+
+
+class SafetyFilterNode(ManagedNode):
+    """Wires topics to Observer, FilterRuntime, `decide` and Watchdog; see the module docstring."""
+
+    NAME = 'safety_filter'
+    PARAMETERS = PARAMETERS
+    make_runtime = staticmethod(make_filter)    # tests put their own here
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.add_on_set_parameters_callback(self._guard_parameters)
+
+    def set_up(self) -> None:
+        """Load contract, limits and model, then create the topics: nothing is published before all is verified."""
+        p = self.p
+        self.contract = contract = Contract.load(p.contract or paths.config_file('contract_safereach.yaml'))
+        self.limits = filter_parameters.limits_of(p, contract)
+        self._reset_memory()
+        self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20)
+        self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
+        self._command_class = message_class(contract.action.type)
+        self._gate = threading.RLock()      # between the executor and the watchdog's thread
+        self.latency, self.compute = diagnostics.LatencyWindow(), diagnostics.LatencyWindow()
+        self.rate = diagnostics.RateCounter()
+        self.deadline_misses = self.foreign_publishers = 0
+        self._refused_seen, self._shown = 0, None
+        self._estop_topic = self._estop_service = False
+
+        self.command_out = self.publish_on(self._command_class, 'command_out', qos.COMMAND)
+        self.state_out = self.publish_on(DiagnosticStatus, 'safety_filter/state', qos.STATUS)
+        # The e-stop before all else, the label before the pictures: an executor serves them in this order.
+        self.listen(Bool, 'estop', self._on_estop, qos.LATCHED)
+        self.listen(Joy, contract.label_topic, self._on_label, qos.LABEL)
+        self.listen(JointState, 'joint_states', self._on_joints, qos.STATE)
+        for vector in contract.vectors:
+            self.listen(message_class(vector.type), vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
+        for camera in contract.cameras:
+            self.listen(Image, camera.topic, functools.partial(self._on_image, camera), qos.IMAGE)
+        self.listen(self._command_class, 'command_in', self._on_command, qos.COMMAND)
+        self.listen(UInt8MultiArray, 'model', self._on_model, qos.LATCHED)
+        self.serve(Trigger, 'safety_filter/reset', self._on_reset)
+        self.serve(SetBool, 'safety_filter/estop', self._on_estop_service)
+        self._poll = self.every(POLL_S, self._look)
+        self._poll.cancel()
+        diagnostics.Reporter(self, self._report)
+        self.watchdog = Watchdog(contract.period, p.watchdog_s, self._watchdog_fired, self._watchdog_failed)
+        self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} ({self.slot.bundle.sha256[:12]}), '
+                               f'contract {contract.name} {contract.hash[:12]}, risk level {self._levels()[0]:.3f}')
+        for name in filter_parameters.weakened(p, contract):
+            self.get_logger().warning(f'parameter {name} = {getattr(p, name)} weakens the filter')
+
+    def start(self) -> None:
+        """Forget everything but the latch, which a restart must not clear, and begin with stop."""
+        with self._gate:
+            latched = self.state.latched
+            self._reset_memory()
+            self.state = dataclasses.replace(self.state, latched=latched)
+        self.slot.runtime.reset()
+        gc.collect()
+        gc.freeze()     # what was loaded is never garbage: later collections on the control path stay short
+        self.watchdog.start()
+
+    def stop(self) -> None:
+        """End the decisions first, then the watchdog, and say stop last."""
+        self.active = False
+        self._poll.cancel()
+        self.watchdog.stop()
+        with self._gate:
+            self._send(np.zeros(self.limits.size), None)
+            self._publish_state(Reason.NOT_ACTIVE)
+
+    def tear_down(self) -> None:
+        """End the threads, whatever was made of them."""
+        if getattr(self, 'watchdog', None) is not None:
+            self.watchdog.stop()
+        if getattr(self, 'slot', None) is not None:
+            self.slot.close()
+
+    def _reset_memory(self) -> None:
+        p, contract = self.p, self.contract
+        self.observer = Observer(contract, p.pairing_tolerance_s, p.pairing_wait_s, p.labels)
+        self.state = FilterState.initial(contract.action.size)
+        self.senses = Senses(contract, self.limits, p.position_vector,
+                             functools.partial(self.get_logger().warning, throttle_duration_sec=5.0))
+        self._proposal: tuple[int, list[float]] | None = None
+        self._waiting: Observation | None = None
+        self._deciding = False
+
+    # -- what arrives -------------------------------------------------------------------------------------------------
+    def _on_estop(self, message: Bool) -> None:
+        self._press(topic=bool(message.data))
+
+    def _on_estop_service(self, request, response):
+        self._press(service=bool(request.data))
+        response.success = True
+        response.message = 'stopped; release, then call safety_filter/reset' if request.data else \
+            'released; stays stopped until safety_filter/reset is called'
+        return response
+
+    def _press(self, topic: bool | None = None, service: bool | None = None) -> None:
+        with self._gate:
+            self._estop_topic = self._estop_topic if topic is None else topic
+            self._estop_service = self._estop_service if service is None else service
+            if self.active and (self._estop_topic or self._estop_service):
+                self._stop_now()
+
+    def _on_label(self, message: Joy) -> None:
+        self.observer.put_label(stamp_ns(message), message.axes, message.buttons)
+        self._look()
+
+    def _on_joints(self, message: JointState) -> None:
+        self.senses.joints(message, time.monotonic())
+
+    def _on_vector(self, spec, message) -> None:
+        now = time.monotonic()
+        values = self.senses.vector(spec, message, now)
+        if values is not None:
+            self.observer.put(spec.name, stamp_ns(message), values, None, now)
+            self._look()
+
+    def _on_image(self, spec, message: Image) -> None:
+        now = time.monotonic()
+        pixels = self.senses.picture(spec, message, now)
+        if pixels is not None:
+            self.observer.put(spec.name, stamp_ns(message), pixels, None, now)
+            self._look()
+
+    def _on_command(self, message) -> None:
+        self._proposal = (stamp_ns(message), self.senses.command(message, time.monotonic()))
+        self._look()
+
+    def _on_model(self, message: UInt8MultiArray) -> None:
+        self.slot.offer(bytes(message.data))
+
+    def _on_reset(self, _request, response):
+        with self._gate:
+            now = time.monotonic()
+            latched = self.state.latched
+            self.state, present = safety.reset(self._inputs(now), self.limits, self.state, now)
+        response.success = not present
+        if present:
+            response.message = 'refused, still present: ' + '; '.join(f'{r.word}: {r.advice}' for r in present)
+        else:
+            response.message = f'cleared: {", ".join(r.word for r in latched) or "nothing was latched"}'
+        self.get_logger().info(f'reset: {response.message}')
+        return response
+
+    # -- one tick -----------------------------------------------------------------------------------------------------
+    def _look(self) -> None:
+        """Decide when picture and proposal of one stamp are both here, or when the picture has waited long enough."""
+        if not self.active or self._deciding:
+            return
+        now = time.monotonic()
+        observation = self.observer.take(now)
+        if observation is not None:
+            if self._waiting is not None:       # the next picture is here and the proposal for this one is not
+                self._decide(self._waiting, None)
+            self._waiting = observation
+        waiting = self._waiting
+        if waiting is not None:
+            if self._proposal is not None and self._proposal[0] == waiting.stamp:
+                self._waiting = None
+                self._decide(waiting, self._proposal[1])
+            elif now - waiting.arrived >= self.p.deadline_s:
+                self._waiting = None
+                self._decide(waiting, None)
+        if self._waiting is not None or self.observer.pending:
+            if self._poll.is_canceled():
+                self._poll.reset()
+        elif not self._poll.is_canceled():
+            self._poll.cancel()
+
+    def _decide(self, observation: Observation, proposal: list[float] | None) -> None:
+        self._deciding = True
+        try:
+            self._tick(observation, proposal)
+        except Exception as error:  # noqa: BLE001 - the filter's own fault: stop, latch, say so
+            self._internal_fault(error)
+        finally:
+            self._deciding = False
+        self._swap()    # after the command is out: the rest of the period is free
+
+    def _tick(self, observation: Observation, proposal: list[float] | None) -> None:
+        begun, fires = time.monotonic(), self.watchdog.fired
+        is_first = self.senses.begins(observation)
+        zero = np.zeros(self.limits.size)
+        with self._gate:
+            last, path = (zero, ()) if is_first else (self.state.last, self.state.path)
+        faults = self.senses.watch(observation, last, is_first)
+        made = candidates(proposal, self.limits, self.senses.situation, last, path)
+        previous = self.contract.action.normalise(last)
+        output = None
+        try:
+            scored = self.slot.runtime.step(observation.arrays, previous, is_first,
+                                            self.contract.action.normalise(made.commands))
+            output = self._model_output(made, scored, last)
+            self.slot.remember((observation.arrays, previous, is_first), is_first)
+        except ValueError as error:
+            self.senses.fault(Reason.MODEL_FAULT, str(error), time.monotonic())
+        with self._gate:
+            now = time.monotonic()
+            # A stop that the watchdog has sent meanwhile stands: a command that comes after it is late.
+            late = proposal is None or now - observation.arrived > self.p.deadline_s or self.watchdog.fired != fires
+            inputs = self._inputs(now, proposal=proposal, late=late, is_first=is_first, faults=faults)
+            command, reason, self.state = safety.decide(inputs, output, self.limits, self.state, now)
+            self._send(command, observation.stamp)
+            self.watchdog.feed()
+            sent = time.monotonic()
+            self.deadline_misses += late
+            self.latency.add(1e3 * (sent - observation.arrived))
+            self.compute.add(1e3 * (sent - begun))
+            self.rate.tick()
+            self._publish_state(reason, 1e3 * (sent - observation.arrived), observation.stamp)
+
+    def _model_output(self, made, scored, last: np.ndarray) -> ModelOutput:
+        offline = self.contract.action.denormalise(scored.offline_action)
+        offline = apply_limits(offline, self.limits, self.senses.situation, last)[0]
+        risk = np.append(np.asarray(scored.risk, np.float64), float(scored.offline_risk))
+        level, slow, stop = self._levels()
+        return ModelOutput(made.with_command(offline, Reason.RISK_OFFLINE), risk, float(scored.surprise), level, slow,
+                           stop)
+
+    def _levels(self) -> tuple[float, float, float]:
+        calibration = self.slot.bundle.calibration
+        return (float(calibration['reachability']['level']), float(calibration['surprise']['level_slow']),
+                float(calibration['surprise']['level_stop']))
+
+    def _inputs(self, now: float, **values) -> FilterInputs:
+        return self.senses.inputs(now, estop=self._estop_topic or self._estop_service,
+                                  model_ready=self.slot.bundle is not None, enabled=self.p.filter_enabled, **values)
+
+    # -- what leaves --------------------------------------------------------------------------------------------------
+    def _send(self, command: np.ndarray, stamp: int | None) -> None:
+        message = self._command_class()
+        message.header.stamp = self.get_clock().now().to_msg() if stamp is None else time_of(stamp)
+        message.header.frame_id = self.contract.action.frame
+        for field, value in zip(self.contract.action.fields, command):
+            set_field(message, field, float(value))
+        self.command_out.publish(message)
+
+    def _watchdog_fired(self) -> None:
+        """Runs in the watchdog's thread: stop goes out first, whatever else may be stuck."""
+        self._send(np.zeros(self.limits.size), None)
+        if self._gate.acquire(timeout=0.02):
+            try:
+                self._stop_now(send=False)
+            finally:
+                self._gate.release()
+
+    def _stop_now(self, send: bool = True) -> None:
+        """Decide without an observation, which can only be a stop or a hold; the gate is held."""
+        now = time.monotonic()
+        command, reason, self.state = safety.decide(self._inputs(now, late=True), None, self.limits, self.state, now)
+        if send:
+            self._send(command, None)
+        self._publish_state(reason)
+
+    def _watchdog_failed(self, error: Exception) -> None:
+        if self.context.ok():
+            self.get_logger().error(f'watchdog: {type(error).__name__}: {error}', throttle_duration_sec=5.0)
+
+    def _internal_fault(self, error: Exception) -> None:
+        self._send(np.zeros(self.limits.size), None)
+        text = f'{type(error).__name__}: {error}'
+        self.get_logger().error(f'{text}\n{traceback.format_exc()}')
+        with self._gate:
+            # Latched here and not by `decide`, which may be what is broken.
+            self.state = dataclasses.replace(self.state, latched=(Reason.INTERNAL_FAULT, *self.state.latched),
+                                             released=False, clean_since=None, last=np.zeros(self.limits.size))
+            self._publish_state(Reason.INTERNAL_FAULT)
+
+    def _publish_state(self, reason: Reason, latency_ms: float = float('nan'), stamp: int | None = None) -> None:
+        line = filter_report.log_line(reason, self._shown)
+        if line and line[0]:    # two calls: rclpy pins the severity to the line of code that logs
+            self.get_logger().warning(line[1])
+        elif line:
+            self.get_logger().info(line[1])
+        self._shown = reason
+        self.state_out.publish(filter_report.state_message(
+            reason, self.state, self.senses.ages(time.monotonic()), latency_ms, stamp, version=self.slot.version,
+            deadline_misses=self.deadline_misses, watchdog_fires=self.watchdog.fired,
+            filter_enabled=self.p.filter_enabled, refused_models=self.slot.refused))
+
+    # -- the model, the parameters and the report ---------------------------------------------------------------------
+    def _swap(self) -> None:
+        if self.slot.refused != self._refused_seen:
+            self._refused_seen = self.slot.refused
+            self.get_logger().error(f'offered model refused: {self.slot.refusal}')
+        try:
+            swapped = self.slot.swap()
+        except ValueError as error:
+            self.senses.fault(Reason.MODEL_FAULT, f'swap: {error}', time.monotonic())
+            return
+        if swapped:
+            self.get_logger().info(f'model {self.slot.version} ({self.slot.bundle.sha256[:12]}) is live')
+
+    def _guard_parameters(self, parameters) -> SetParametersResult:
+        if self.active and any(p.name == 'filter_enabled' for p in parameters):
+            return SetParametersResult(successful=False, reason='parameter filter_enabled: weakens the protection, so '
+                                                                'it cannot be changed while active; deactivate first')
+        return SetParametersResult(successful=True)
+
+    def _report(self):
+        slot = self.slot
+        weak = filter_parameters.weakened(self.p, self.contract)
+        foreign = self.count_publishers(self.command_out.topic_name) - 1
+        self.foreign_publishers = max(self.foreign_publishers, foreign)
+        values = {
+            'version': slot.version, 'sha256': slot.bundle.sha256 if slot.bundle else '', 'swaps': slot.swaps,
+            'refused_models': slot.refused, 'last_refusal': slot.refusal, 'rate_hz': f'{self.rate.rate:.2f}',
+            **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
+            'watchdog_alive': self.watchdog.alive, 'weakened': ' '.join(weak),
+            'foreign_publishers': self.foreign_publishers,
+            **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute)}
+        refusal = slot.refusal if slot.refused else ''
+        return *filter_report.health(self.state.record.reason, weak, foreign, refusal), values
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the safety filter process."""
+    return spin_node(SafetyFilterNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

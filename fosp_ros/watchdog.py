@@ -1,0 +1,83 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The watchdog: a thread that goes on sending stop when decisions fail to appear. The filter node imports it; no rclpy.
+
+It needs neither the executor nor the model nor the ROS clock: only `time.monotonic()` and one callable.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class Watchdog:
+    """Calls `fire` when it was not fed for `budget` seconds, and then every `period` seconds until it is fed.
+
+    Parameters
+    ----------
+    period, budget : float
+        Seconds, see above.
+    fire : callable
+        Sends a stop. What it raises is counted, told to `on_error` and survived.
+    on_error : callable, optional
+        Gets the exception.
+
+    """
+
+    def __init__(self, period: float, budget: float, fire: Callable[[], None],
+                 on_error: Callable[[Exception], None] | None = None, clock: Callable[[], float] = time.monotonic):
+        self._period, self._budget, self._fire, self._on_error = period, budget, fire, on_error
+        self._clock = clock
+        self._wake = threading.Condition()
+        self._due = clock() + budget
+        self._running = False
+        self._thread: threading.Thread | None = None
+        self.fired = 0
+        self.errors = 0
+
+    def start(self) -> None:
+        """Begin to watch; the first stop is sent at once, since nothing has been decided yet."""
+        self._running, self._due = True, self._clock()
+        self._thread = threading.Thread(target=self._run, name='watchdog', daemon=True)
+        self._thread.start()
+
+    def feed(self) -> None:
+        """Tell that a decision has gone out."""
+        self._due = self._clock() + self._budget  # one store: the thread looks again when its old time has come
+
+    def stop(self) -> None:
+        """End the thread; returns when it will not fire any more."""
+        with self._wake:
+            self._running = False
+            self._wake.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(2.0)
+            self._thread = None
+
+    @property
+    def alive(self) -> bool:
+        """True while the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                wait = self._due - self._clock()
+                if wait > 0 and self._running:
+                    self._wake.wait(wait)
+                if not self._running:
+                    return
+            due = self._due
+            now = self._clock()
+            if now < due:
+                continue
+            self.fired += 1
+            try:
+                self._fire()
+            except Exception as error:  # noqa: BLE001 - whatever happens, the next stop must be sent
+                self.errors += 1
+                if self._on_error is not None:
+                    self._on_error(error)
+            if self._due == due:
+                # The next one keeps the rate; after a stall there is no burst to catch up with.
+                self._due = max(due + self._period, now)

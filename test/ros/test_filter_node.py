@@ -1,0 +1,535 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The safety filter node over real topics: stop first, stop when in doubt, and the reason said each time."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image, JointState, Joy
+from std_msgs.msg import Bool, UInt8MultiArray
+from std_srvs.srv import SetBool, Trigger
+
+from fosp_core.contract import Contract
+from fosp_core.data import messages
+from fosp_core.data.joiner import Label
+from fosp_core.deploy.bundle import FILES, Bundle, write_bundle
+from fosp_core.deploy.runtime import FilterOutput
+from fosp_core.paths import config_file
+from fosp_core.safety.reasons import BY_WORD, Effect
+from fosp_ros import diagnostics, qos
+from fosp_ros.filter_parameters import JOINTS
+from fosp_ros.safety_filter_node import SafetyFilterNode
+
+CONTRACT = Contract.load(config_file('contract_safereach.yaml'))
+PERIOD = 0.1
+READY = [0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785]
+CALIBRATION = {'schema': 1, 'reachability': {'level': 0.5, 'alpha': 0.1, 'n': 50},
+               'surprise': {'level_slow': 5.0, 'level_stop': 9.0, 'alpha': 0.1, 'n': 50}, 'data_hash': 'test'}
+
+
+def recalibrated(source, out, calibration, version='calibrated'):
+    """Write a copy of a bundle with another calibration."""
+    bundle = Bundle.open(source)
+    files = {name: bundle.read(name) for name in FILES} | {'calibration.json': json.dumps(calibration).encode()}
+    return write_bundle(out, files, {**bundle.manifest, 'version': version})
+
+
+@pytest.fixture(scope='session')
+def model(toy, tmp_path_factory):
+    """A toy bundle that says that it is calibrated."""
+    return recalibrated(toy, tmp_path_factory.mktemp('calibrated') / 'b', CALIBRATION).path
+
+
+class Scripted:
+    """A runtime that says what the test wants."""
+
+    risk, surprise, delay = 0.1, 1.0, 0.0
+
+    def __init__(self, bundle):
+        self.steps, self.version = [], bundle.version
+
+    def warm_up(self):
+        pass
+
+    def reset(self):
+        pass
+
+    def step(self, observation, previous, is_first, commands, commit=True):
+        time.sleep(type(self).delay)
+        if not np.isfinite(observation['ee_pose']).all():
+            raise ValueError('ee_pose: not finite')
+        self.steps.append((previous.copy(), is_first))
+        risk = np.full(len(commands), type(self).risk, np.float32)
+        risk[np.abs(commands).max(1) == 0] = 0.05       # standing still is safe
+        return FilterOutput(risk, np.zeros(3, np.float32), 0.9, type(self).surprise)
+
+
+class ScriptedFilter(SafetyFilterNode):
+    make_runtime = Scripted
+
+
+class Cell(Node):
+    """Camera, arm and learner in one, 10 times a second, each with its faults; remembers what it was sent."""
+
+    def __init__(self):
+        super().__init__('cell', namespace='fosp')
+        def make(kind, topic, profile):
+            return self.create_publisher(kind, topic, profile)
+        self.out = {'label': make(Joy, 'label', qos.LABEL), 'pose': make(PoseStamped, 'ee_pose', qos.STATE),
+                    'joints': make(JointState, 'joint_states', qos.STATE), 'image': make(Image, 'image', qos.IMAGE),
+                    'command': make(TwistStamped, 'command_in', qos.COMMAND)}
+        self.estop = make(Bool, 'estop', qos.LATCHED)
+        self.model = make(UInt8MultiArray, 'model', qos.LATCHED)
+        self.sent, self.states, self.reports = [], [], []
+        self.create_subscription(TwistStamped, 'command_out', self._on_command, qos.COMMAND)
+        self.create_subscription(DiagnosticStatus, 'safety_filter/state',
+                                 lambda m: self.states.append((time.monotonic(), m)), qos.STATUS)
+        self.create_subscription(DiagnosticArray, '/diagnostics', self.reports.append, qos.DIAGNOSTICS)
+        self.clients_of = {'reset': self.create_client(Trigger, 'safety_filter/reset'),
+                           'estop': self.create_client(SetBool, 'safety_filter/estop')}
+        self.off, self.command, self.position = set(), [0.1, 0.0, 0.0], np.array([0.5, 0.0, 0.2])
+        self.frozen, self.encoding, self.joint_names, self.first, self.lag = False, 'rgb8', list(JOINTS), True, 0.0
+        self.shown = []
+        self._end = threading.Event()
+        self._rng = np.random.default_rng(0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self):
+        self._thread.start()
+
+    def bring_down(self):
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join(2.0)
+
+    def _on_command(self, message):
+        linear = message.twist.linear
+        self.sent.append((time.monotonic(), messages.stamp_ns(message), np.array([linear.x, linear.y, linear.z])))
+
+    def _run(self):
+        due = time.monotonic()
+        while not self._end.wait(max(0.0, due - time.monotonic())):
+            due += PERIOD
+            self.tick()
+
+    def tick(self):
+        stamp = time.time_ns()
+        self.shown.append(stamp)
+        if self.sent and 'arm' not in self.off:     # the arm does what it was last told
+            self.position = self.position + PERIOD * self.sent[-1][2]
+        if 'label' not in self.off:
+            label = Label(0.0, 0.0, self.first, False, False, 0)
+            self.out['label'].publish(messages.fill(CONTRACT, 'label', Joy(), stamp, label))
+        self.first = False
+        if 'pose' not in self.off:
+            self.out['pose'].publish(messages.fill(CONTRACT, 'ee_pose', PoseStamped(), stamp, self.position))
+        if 'joints' not in self.off:
+            joints = JointState(name=self.joint_names, position=READY, velocity=[0.0] * 7)
+            joints.header.stamp.sec, joints.header.stamp.nanosec = divmod(stamp, 10**9)
+            self.out['joints'].publish(joints)
+        if 'image' not in self.off:
+            pixels = np.full((64, 64, 3), 7, np.uint8) if self.frozen else \
+                self._rng.integers(0, 255, (64, 64, 3), np.uint8)
+            image = messages.fill(CONTRACT, 'image', Image(), stamp, pixels)
+            image.encoding = self.encoding
+            self.out['image'].publish(image)
+        if 'command' not in self.off:
+            if self.lag:
+                time.sleep(self.lag)
+            message = TwistStamped()
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+            message.twist.linear.x, message.twist.linear.y, message.twist.linear.z = self.command
+            self.out['command'].publish(message)
+
+    @property
+    def reason(self):
+        return self.states[-1][1].message if self.states else None
+
+    def values(self):
+        return diagnostics.values_of(self.states[-1][1])
+
+
+@pytest.fixture
+def make(rig, model):
+    """Start a cell and a filter; returns (rig, cell, node)."""
+    Scripted.risk, Scripted.surprise, Scripted.delay = 0.1, 1.0, 0.0
+
+    # An executor of its own: what the cell sees must not depend on what keeps the filter busy.
+    executor, end = SingleThreadedExecutor(), threading.Event()
+
+    def spin():
+        while not end.is_set():
+            executor.spin_once(timeout_sec=0.05)
+    thread, cells = threading.Thread(target=spin, daemon=True), []
+
+    def build(kind=ScriptedFilter, start=True, **parameters):
+        cell = Cell()
+        cells.append(cell)
+        executor.add_node(cell)
+        thread.start()
+        overrides = {'model': str(model), 'release_s': 0.15, 'ramp_s': 0.15, **parameters}
+        node = kind(namespace='fosp', parameter_overrides=[Parameter(k, value=v) for k, v in overrides.items()])
+        rig.add(node)
+        assert node.bring_up(), node.failure
+        rig.wait_for(lambda: all(p.get_subscription_count() for p in cell.out.values())
+                     and cell.count_publishers('command_out') and cell.count_publishers('safety_filter/state'),
+                     what='discovery')
+        if start:
+            time.sleep(0.3)
+            cell.start()
+        return rig, cell, node
+    yield build
+    for cell in cells:
+        cell.bring_down()
+    end.set()
+    if thread.is_alive():
+        thread.join(5.0)
+    executor.shutdown()
+    for cell in cells:
+        cell.destroy_node()
+
+
+def moving(rig, cell):
+    """Wait until the proposal passes."""
+    rig.wait_for(lambda: cell.reason == 'ok' and cell.sent and cell.sent[-1][2].any(), 5.0, 'motion')
+
+
+def stops_within(rig, cell, since, seconds):
+    """Return the delay of the first zero command after `since`, which must be followed by zeros alone."""
+    rig.wait_for(lambda: [1 for t, _, v in cell.sent if t > since + seconds], 3.0, 'any command')
+    time.sleep(0.3)
+    after = [(t, v) for t, _, v in cell.sent if t > since]
+    first = next(t for t, v in after if not v.any())
+    assert not any(v.any() for t, v in after if t >= first), 'motion after the stop'
+    assert first - since <= seconds, f'first stop after {first - since:.3f} s'
+    return first - since
+
+
+def call(rig, cell, name, request):
+    future = cell.clients_of[name].call_async(request)
+    rig.wait_for(future.done, 5.0, name)
+    return future.result()
+
+
+def test_stop_is_sent_from_the_first_moment_at_the_control_rate(make):
+    rig, cell, _ = make(start=False)
+    begin = time.monotonic()
+    rig.wait_for(lambda: len(cell.sent) >= 8, 3.0, 'eight stops')
+    assert not any(v.any() for _, _, v in cell.sent)
+    times = np.diff([t for t, _, _ in cell.sent])
+    assert 0.08 < np.median(times) < 0.12 and time.monotonic() - begin < 1.5
+    assert cell.reason == 'idle' and cell.values()['effect'] == 'stop'
+    assert cell.states[-1][1].level == diagnostics.WARN
+
+
+def test_motion_begins_after_release_and_ramp_and_answers_each_stamp(make):
+    rig, cell, node = make(release_s=0.3, ramp_s=0.5)
+    moving(rig, cell)
+    words = [m.message for _, m in cell.states]
+    assert words.index('releasing') < words.index('ramp') < words.index('ok')
+    time.sleep(0.25)
+    _, stamp, command = cell.sent[-1]
+    assert stamp in cell.shown and (command == [0.1, 0, 0]).all()
+    previous, _ = node.slot.runtime.steps[-1]
+    np.testing.assert_allclose(previous, [0.4, 0, 0], atol=1e-6)    # the recurrent state gets what was really sent
+    assert node.slot.runtime.steps[0][1] and not node.slot.runtime.steps[-1][1]
+    values = cell.values()
+    assert float(values['latency_ms']) < 50 and values['version'] == 'calibrated' and values['deadline_misses'] == '0'
+    assert set(values) >= {'risk', 'level', 'age_camera', 'age_pose', 'age_command', 'interventions', 'advice'}
+
+
+@pytest.mark.parametrize(('fault', 'word'), [('image', 'camera_stale'), ('pose', 'pose_stale'),
+                                             ('joints', 'joints_stale'), ('command', 'command_stale')])
+def test_a_silent_source_stops_within_two_periods_of_its_absence(make, fault, word):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    cell.off.add(fault)
+    last = time.monotonic()
+    rig.wait_for(lambda: cell.reason == word, 2.0, word)
+    # Joints and pose may be as old as the contract's staleness, 0.25 s, before they count as stale.
+    limit = 0.2 if fault in ('image', 'command') else 0.25 + 0.1
+    stops_within(rig, cell, last, limit + PERIOD)     # the fault begins with the first missing message
+    cell.off.clear()
+    moving(rig, cell)                                 # not a latch: it resumes by itself
+
+
+def test_everything_silent_is_idle_and_goes_on_stopping(make):
+    rig, cell, node = make()
+    moving(rig, cell)
+    cell.off |= {'image', 'pose', 'joints', 'label', 'command'}
+    rig.wait_for(lambda: cell.reason == 'idle', 2.0, 'idle')
+    count = len(cell.sent)
+    time.sleep(1.0)
+    assert 8 <= len(cell.sent) - count <= 12 and not any(v.any() for _, _, v in cell.sent[count:])
+    assert node.state.latched == ()
+    cell.off.clear()
+    moving(rig, cell)
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
+def test_a_bad_command_never_passes(make, bad):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    cell.command = [0.1, bad, 0.0]
+    rig.wait_for(lambda: cell.reason == 'command_invalid', 2.0, 'command_invalid')
+    since = time.monotonic()
+    time.sleep(0.4)
+    recent = [v for t, _, v in cell.sent if t > since]
+    assert len(recent) >= 3 and all((v == 0).all() for v in recent)
+    assert all(np.isfinite(v).all() for _, _, v in cell.sent)
+
+
+def test_limits_hold_in_all_that_was_sent(make):
+    rig, cell, _ = make(max_speed=0.2, max_acceleration=1.0)
+    cell.command = [0.25, 0.25, 3.0]
+    rig.wait_for(lambda: cell.reason == 'limit_range', 5.0, 'limit_range')
+    time.sleep(0.6)
+    cell.command = [-0.25, 0.25, 0.0]
+    time.sleep(0.5)
+    commands = np.array([v for _, _, v in cell.sent])
+    assert commands.any() and np.linalg.norm(commands, axis=1).max() <= 0.2 + 1e-6
+    assert np.abs(commands).max() <= 0.25
+    assert 'limit_speed' in cell.values()['rules'] or 'limit_acceleration' in cell.values()['rules']
+
+
+def test_the_box_stops_the_arm_at_its_wall(make):
+    rig, cell, _ = make()
+    cell.position, cell.command = np.array([0.62, 0.0, 0.2]), [0.2, 0.0, 0.0]
+    rig.wait_for(lambda: cell.reason == 'limit_workspace' and cell.position[0] > 0.655, 5.0, 'the wall')
+    time.sleep(0.5)
+    assert cell.position[0] <= 0.66 + 1e-6
+
+
+def test_a_risky_proposal_is_replaced_and_counted(make):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    Scripted.risk = 0.9
+    rig.wait_for(lambda: cell.reason == 'risk_hold', 2.0, 'risk_hold')
+    assert int(cell.values()['interventions']) >= 1 and float(cell.values()['risk_nominal']) == pytest.approx(0.9)
+    assert not cell.sent[-1][2].any()
+    Scripted.risk = 0.1
+    rig.wait_for(lambda: cell.reason == 'ok', 1.0, 'ok again, without a pause')
+
+
+def test_switched_off_only_before_activation_and_loudly(make):
+    rig, cell, node = make()
+    moving(rig, cell)
+    result = node.set_parameters([Parameter('filter_enabled', value=False)])[0]
+    assert not result.successful and 'filter_enabled' in result.reason and node.p.filter_enabled
+    assert node.trigger_deactivate() and not node.active
+    assert node.set_parameters([Parameter('filter_enabled', value=False)])[0].successful
+    node.trigger_activate()
+    Scripted.risk = 0.9
+    rig.wait_for(lambda: cell.reason == 'limits_only' and cell.sent[-1][2].any(), 4.0, 'limits_only')
+
+    def warned():
+        return [s for a in cell.reports for s in a.status if s.name == '/fosp/safety_filter'
+                and s.message.startswith('weakened: filter_enabled') and s.level >= diagnostics.WARN]
+    rig.wait_for(warned, 3.0, 'WARN')
+
+
+def test_estop_latches_release_is_not_reset_and_reset_needs_the_release(make):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    pressed = time.monotonic()
+    cell.estop.publish(Bool(data=True))
+    assert stops_within(rig, cell, pressed, 0.1) < 0.1
+    assert cell.reason == 'estop'
+    answer = call(rig, cell, 'reset', Trigger.Request())
+    assert not answer.success and 'estop' in answer.message
+    cell.estop.publish(Bool(data=False))
+    time.sleep(0.6)
+    assert cell.reason == 'estop' and not cell.sent[-1][2].any() and 'safety_filter/reset' in cell.values()['advice']
+    assert call(rig, cell, 'reset', Trigger.Request()).success
+    moving(rig, cell)
+    assert call(rig, cell, 'estop', SetBool.Request(data=True)).success
+    assert cell.reason == 'estop'
+    cell.estop.publish(Bool(data=False))        # the other button does not release this one
+    assert not call(rig, cell, 'reset', Trigger.Request()).success
+
+
+def test_a_latch_survives_deactivation(make):
+    rig, cell, node = make()
+    moving(rig, cell)
+    cell.estop.publish(Bool(data=True))
+    rig.wait_for(lambda: cell.reason == 'estop', 2.0, 'estop')
+    cell.estop.publish(Bool(data=False))
+    time.sleep(0.2)
+    node.trigger_deactivate()
+    assert not cell.sent[-1][2].any()
+    node.trigger_activate()
+    time.sleep(0.8)
+    assert cell.reason == 'estop' and not cell.sent[-1][2].any()
+
+
+def test_a_frozen_camera_stops(make):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    cell.frozen = True
+    rig.wait_for(lambda: cell.reason == 'camera_frozen', 2.0, 'camera_frozen')
+
+
+def test_a_wrong_encoding_stops(make):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    cell.encoding = 'yuv422'
+    rig.wait_for(lambda: cell.reason == 'camera_invalid', 2.0, 'camera_invalid')
+    assert not cell.sent[-1][2].any()
+
+
+def test_a_jumping_pose_stops_but_not_at_the_start_of_an_episode(make):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    cell.first, cell.position = True, np.array([0.4, 0.3, 0.2])
+    time.sleep(0.5)
+    assert 'pose_jump' not in [m.message for _, m in cell.states]
+    cell.position = np.array([0.6, -0.1, 0.2])
+    rig.wait_for(lambda: 'pose_jump' in [m.message for _, m in cell.states], 2.0, 'pose_jump')
+
+
+def test_a_pose_outside_the_box_latches(make):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    cell.off.add('arm')
+    cell.first, cell.position = True, np.array([0.9, 0.0, 0.2])
+    rig.wait_for(lambda: cell.reason == 'workspace_measured', 2.0, 'workspace_measured')
+    assert 'workspace_measured' in call(rig, cell, 'reset', Trigger.Request()).message
+
+
+def test_missing_joints_are_named(make):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    cell.joint_names = ['other'] * 7
+    rig.wait_for(lambda: cell.reason == 'joints_invalid', 2.0, 'joints_invalid')
+
+
+def test_surprise_slows_stops_and_latches(make):
+    rig, cell, _ = make(latch_after_s=0.5)
+    moving(rig, cell)
+    Scripted.surprise = 6.0
+    rig.wait_for(lambda: cell.reason == 'surprise_slow', 2.0, 'surprise_slow')
+    np.testing.assert_allclose(cell.sent[-1][2], [0.05, 0, 0])
+    Scripted.surprise = 20.0
+    rig.wait_for(lambda: cell.reason == 'out_of_distribution', 3.0, 'out_of_distribution')
+    assert not call(rig, cell, 'reset', Trigger.Request()).success
+    Scripted.surprise = 1.0
+    time.sleep(0.3)
+    assert call(rig, cell, 'reset', Trigger.Request()).success
+    moving(rig, cell)
+
+
+def test_one_late_command_holds_and_lasting_lateness_stops(make):
+    rig, cell, node = make()
+    moving(rig, cell)
+    begin = len(cell.states)
+
+    def words():
+        return [m.message for _, m in cell.states[begin:]]
+    cell.lag = 0.085
+    rig.wait_for(lambda: 'late_hold' in words(), 1.0, 'late_hold')
+    cell.lag = 0.0
+    rig.wait_for(lambda: cell.reason == 'ok', 1.0, 'ok')
+    assert 'repeated_late' not in words() and 'releasing' not in words()
+    cell.lag = 0.085
+    rig.wait_for(lambda: 'repeated_late' in words(), 2.0, 'repeated_late')
+    assert node.deadline_misses >= 4 and not cell.sent[-1][2].any()
+
+
+def test_a_slow_model_is_overtaken_by_the_watchdog(make):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    Scripted.delay = 0.6
+    since = time.monotonic()
+    rig.wait_for(lambda: [1 for t, _, v in cell.sent if t > since + 0.05 and not v.any()], 2.0, 'a stop')
+    first = next(t for t, _, v in cell.sent if t > since and not v.any())
+    assert first - since < 0.3
+    time.sleep(1.5)
+    Scripted.delay = 0.0
+    assert not any(v.any() for t, _, v in cell.sent if first < t < since + 1.5)
+
+
+def test_an_exception_in_the_tick_latches_and_goes_on_stopping(make, monkeypatch):
+    rig, cell, node = make()
+    moving(rig, cell)
+    monkeypatch.setattr(node.senses, 'watch', lambda *a: 1 / 0)
+    rig.wait_for(lambda: cell.reason == 'internal_fault', 2.0, 'internal_fault')
+    count = len(cell.sent)
+    time.sleep(0.5)
+    assert len(cell.sent) - count >= 4 and not any(v.any() for _, _, v in cell.sent[count:])
+
+
+def test_even_a_broken_decision_cannot_silence_the_stop(make, monkeypatch):
+    rig, cell, _ = make()
+    moving(rig, cell)
+    monkeypatch.setattr('fosp_core.safety.filter.decide', lambda *a: 1 / 0)
+    since = time.monotonic()
+    time.sleep(1.0)
+    late = [v for t, _, v in cell.sent if t > since + 0.2]
+    assert len(late) >= 6 and not any(v.any() for v in late)
+
+
+def test_a_new_model_is_swapped_in_and_bad_ones_are_refused(make, model, tmp_path):
+    rig, cell, node = make()
+    moving(rig, cell)
+
+    def publish(raw):
+        message = UInt8MultiArray()
+        message.data.frombytes(raw)
+        cell.model.publish(message)
+    good = recalibrated(model, tmp_path / 'good', CALIBRATION, 'second').to_bytes()
+    bad = recalibrated(model, tmp_path / 'bad', {}, 'third').to_bytes()
+    publish(good[:-3000])
+    rig.wait_for(lambda: node.slot.refused == 1, 5.0, 'refusal')
+    publish(bad)
+    rig.wait_for(lambda: node.slot.refused == 2, 5.0, 'refusal')
+    assert 'not calibrated' in node.slot.refusal and cell.reason == 'ok' and node.slot.version == 'calibrated'
+    since = time.monotonic()
+    publish(good)
+    rig.wait_for(lambda: cell.values()['version'] == 'second', 5.0, 'swap')
+    time.sleep(0.3)
+    assert all(v.any() for t, _, v in cell.sent if t > since), 'the swap cost a tick'
+    assert node.slot.runtime.version == 'second' and len(node.slot.runtime.steps) >= 2
+
+
+def test_a_second_publisher_on_command_out_is_reported(make):
+    rig, cell, node = make()
+    other = cell.create_publisher(TwistStamped, 'command_out', qos.COMMAND)
+    rig.wait_for(lambda: [s for a in cell.reports for s in a.status if s.name == '/fosp/safety_filter'
+                          and s.level == diagnostics.ERROR and 'bypass' in s.message], 4.0, 'the report')
+    cell.destroy_publisher(other)
+    assert node.foreign_publishers == 1
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    ({'model': '/nowhere'}, 'no such bundle'), ({'workspace_low': [1.0, 1.0, 1.0]}, 'box_low'),
+    ({'joint_low': [0.0]}, 'joint_low'), ({'position_vector': 'none'}, 'position_vector'),
+    ({'contract': '/nowhere.yaml'}, '/nowhere.yaml')])
+def test_what_is_not_fit_is_refused_at_configure(rig, model, change, words):
+    node = rig.add(SafetyFilterNode(namespace='fosp', parameter_overrides=[
+        Parameter(k, value=v) for k, v in {'model': str(model), **change}.items()]))
+    assert not node.bring_up() and words in node.failure
+
+
+def test_an_uncalibrated_model_is_refused_at_configure(rig, model, tmp_path):
+    path = recalibrated(model, tmp_path / 'b', {'schema': 1}).path
+    node = rig.add(SafetyFilterNode(namespace='fosp', parameter_overrides=[Parameter('model', value=str(path))]))
+    assert not node.bring_up() and 'not calibrated' in node.failure
+
+
+def test_with_the_real_runtime_every_state_is_known_and_stops_are_zero(make):
+    rig, cell, node = make(kind=SafetyFilterNode)
+    rig.wait_for(lambda: len([1 for _, m in cell.states if m.message != 'idle']) > 20, 6.0, 'twenty ticks')
+    for _, message in cell.states:
+        reason = BY_WORD[message.message]
+        assert message.level == bytes([reason.level])
+        sent = [float(v) for v in diagnostics.values_of(message)['sent'].split()]
+        assert reason.effect not in (Effect.STOP, Effect.HOLD) or not any(sent)
+    assert node.compute.percentile(50) < 30 and 'model_fault' not in {m.message for _, m in cell.states}
