@@ -176,7 +176,8 @@ def run(args: argparse.Namespace) -> int:
     if args.policy == 'model':
         from fosp_core.deploy.bundle import Bundle
         from fosp_core.paths import share_dir
-        bundle = Bundle.open(Path(args.model) if args.model else share_dir() / 'models' / 'safereach')
+        folder = Path(args.model) if args.model else share_dir() / 'models' / 'safereach'
+        bundle = Bundle.open(folder, None, args.filter == 'on')     # the filter runs on no uncalibrated model
     actors = actors_of(args, bundle)
     rows, paired = [], []
     for task in tasks:

@@ -1,9 +1,12 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`fosp evaluate`: tables that repeat, on layouts that no data set holds, with corners beside each policy (lesson 19)."""
+"""`fosp evaluate`: tables that repeat, on layouts that no data set holds, corners beside each policy (lesson 19)."""
 
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from fosp_core.cli import main
@@ -45,3 +48,54 @@ def test_a_missing_model_is_one_line(capsys, tmp_path):
     assert main(['evaluate', '--model', str(tmp_path / 'none')]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith('error: ') and str(tmp_path / 'none') in error and '\n' not in error
+
+
+@pytest.fixture(scope='module')
+def calibrated_toy(tmp_path_factory):
+    """A toy bundle whose levels are named calibrated: random weights, made in a child so that torch stays out."""
+    code = ('import sys; from pathlib import Path; from fosp_core.deploy import toy, export\n'
+            'real = export.export_bundle\n'
+            'def calibrated(agent, out, *, calibration, **rest):\n'
+            '    for part in ("reachability", "surprise"): calibration[part]["n"] = 100\n'
+            '    return real(agent, out, calibration=calibration, **rest)\n'
+            'toy.export_bundle = calibrated; toy.make_toy(Path(sys.argv[1]))')
+    folder = tmp_path_factory.mktemp('evaluate') / 'toy'
+    subprocess.run([sys.executable, '-c', code, str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def test_the_model_with_and_without_the_filter(capsys, calibrated_toy):
+    rows = {}
+    for which in ('on', 'off'):
+        assert main(['evaluate', '--model', str(calibrated_toy), '--filter', which, '--episodes', '1', '--no-corners',
+                     '--json', '-']) == 0
+        result = json.loads(capsys.readouterr().out)
+        rows[which] = result['rows'][0]
+        assert result['model']['version'] == 'toy' and len(result['model']['sha256']) == 64
+    assert rows['on']['phase'] == 'model+filter' and rows['off']['phase'] == 'model'
+    assert rows['off']['interventions'] == 0
+
+
+def test_the_guard_keeps_the_limits_and_tells_the_model_what_was_sent(calibrated_toy):
+    """An action that leads out of the workspace box is cut; the learner must hear of the cut one."""
+    from fosp_core.deploy.bundle import Bundle
+    from fosp_sim.evaluate import Learned
+    from fosp_sim.guard import Guard
+    from fosp_sim.safereach import SafeReachEnv
+    guard = Guard(Bundle.open(calibrated_toy))
+    actor = Learned(Bundle.open(calibrated_toy), guard)
+    env = SafeReachEnv('standard')
+    try:
+        observation, _ = env.reset(seed=FIRST_SEED)
+        actor.reset(env, FIRST_SEED)
+        heights = []
+        for _ in range(60):
+            down = np.array([0.0, 0.0, -1.0], np.float32)
+            sent, _ = guard(env, observation, actor._previous, actor._first, down)
+            actor._previous, actor._first = sent, False
+            observation, *_ = env.step(sent)
+            heights.append(float(observation['ee_pose'][2]))
+        assert min(heights) > guard.limits.box_low[2] - 0.01
+        assert np.abs(sent).max() < 0.2         # at the floor of the box nothing more is let through downwards
+    finally:
+        env.close()
