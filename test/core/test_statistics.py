@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Published or hand-computed numbers of the statistics; prevents tables whose intervals nobody can trust (lesson 19)."""
+"""Published or hand-computed numbers of the statistics; prevents tables with intervals nobody can trust (lesson 19)."""
 
 import math
 
