@@ -212,8 +212,10 @@ def test_resets_and_closing_leak_nothing(env):
     for seed in range(20):
         one.reset(seed=seed)
     assert open_files() <= before
+    renderer = one._renderers[64, 64]
     one.close()
     one.close()
+    assert renderer._gl is None and renderer._context is None, 'freed by us, not some day by the collector'
     after = []
     for _ in range(3):
         other = SafeReachEnv()
