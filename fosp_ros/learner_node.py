@@ -97,6 +97,7 @@ class LearnerNode(ManagedNode):
                            for kind, name in replay_messages.types(contract).items()}
         self.waiter = self.every(0.005, self._tick)
         self.waiter.cancel()
+        self.every(0.25, self._swap_when_idle)
         diagnostics.Reporter(self, self._report)
         self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} '
                                f'({self.slot.bundle.sha256[:12]}), contract {contract.name} {contract.hash[:12]}')
@@ -229,6 +230,10 @@ class LearnerNode(ManagedNode):
             return
         if swapped:
             self.get_logger().info(f'model {self.slot.version} ({self.slot.bundle.sha256[:12]}) is live')
+
+    def _swap_when_idle(self) -> None:
+        if self.active and self.rate.age > 0.5:  # without pictures there are no ticks to swap between
+            self._swap()
 
     def _fault(self, text: str) -> None:
         self.faults[text.split(':')[0]] += 1

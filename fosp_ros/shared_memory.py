@@ -2,10 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Removes what Fast DDS leaves in /dev/shm when a process is killed. Used by the graph runner; Linux only.
 
-A clean exit removes its own files; `kill -9` leaves the segment (35 MB with the local profile). Only files are removed
-that one of our own processes had open and that no living process has open any more.
+A clean exit removes its own files; `kill -9` leaves the segment (35 MB with the local profile). Of the files that our
+processes had open, a segment is removed when its owner is dead, that is, when nobody holds the lock that the owner
+keeps on `<segment>_el` (readers that still have it mapped keep their mapping); anything else when no living process has
+it open.
 """
 
+import contextlib
+import fcntl
 import os
 import re
 from collections.abc import Iterable
@@ -41,6 +45,18 @@ def _base(name: str) -> str:
     return name.removeprefix('sem.').removesuffix('_mutex').removesuffix('_el')
 
 
+def _owner_is_dead(segment: str) -> bool:
+    """Return whether nobody holds the owner's lock of a segment; False for what is no segment."""
+    if '_port' in segment:
+        return False
+    try:
+        with open(FOLDER / f'{segment}_el') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def remove(ours: Iterable[str], ending: int | None = None) -> list[str]:
     """Remove those of `ours` (and their locks) that nothing has open any more; return what was removed.
 
@@ -55,12 +71,11 @@ def remove(ours: Iterable[str], ending: int | None = None) -> list[str]:
     for entry in os.listdir('/proc'):
         if entry.isdigit() and int(entry) != ending:
             used |= {_base(name) for name in opened_by(int(entry))}
+    doomed = {base for base in {_base(name) for name in left} if base not in used or _owner_is_dead(base)}
     removed = []
     for name in sorted(left):
-        try:
-            if _base(name) not in used and (FOLDER / name).stat().st_uid == os.getuid():
+        with contextlib.suppress(OSError):
+            if _base(name) in doomed and (FOLDER / name).stat().st_uid == os.getuid():
                 (FOLDER / name).unlink()
                 removed.append(name)
-        except OSError:
-            continue
     return removed

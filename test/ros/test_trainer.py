@@ -79,7 +79,7 @@ def make(rig, toy, tmp_path):
 
     def _make(**parameters):
         client = rig.add(Client(contract))
-        values = {'model': str(toy), 'work_dir': str(tmp_path / 'work'), 'min_steps': 20, 'steps': 8,
+        values = {'model': str(toy), 'work_dir': str(tmp_path / 'work'), 'min_steps': 20, 'steps': 3,
                   'require_calibration': False} | parameters
         trainer = TrainerNode(namespace='fosp', parameter_overrides=[Parameter(k, value=v) for k, v in values.items()])
         rig.add(trainer)

@@ -126,6 +126,16 @@ def test_files_that_a_living_process_has_open_are_never_removed(tmp_path, monkey
     assert sorted(os.listdir(tmp_path)) == ['fastdds_cccc', 'fastrtps_bbbb', 'precious']
 
 
+def test_a_segment_whose_owner_is_dead_goes_although_a_reader_still_has_it(tmp_path, monkeypatch):
+    import fcntl
+    monkeypatch.setattr(shared_memory, 'FOLDER', tmp_path)
+    for name in ('fastrtps_dead', 'fastrtps_dead_el', 'fastrtps_live', 'fastrtps_live_el'):
+        (tmp_path / name).write_bytes(b'x' * 4096)
+    with open(tmp_path / 'fastrtps_dead'), open(tmp_path / 'fastrtps_live'), open(tmp_path / 'fastrtps_live_el') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert shared_memory.remove({'fastrtps_dead', 'fastrtps_live'}) == ['fastrtps_dead', 'fastrtps_dead_el']
+
+
 def test_children_get_the_environment_even_where_the_wheels_restart_the_interpreter(tmp_path, isolated):
     (tmp_path / 'shows.py').write_text('import os\nfor k in ("FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_DOMAIN_ID", '
                                        '"OMP_NUM_THREADS", "FOSP_PARENT_PID"): print(k, os.environ[k], flush=True)\n'
