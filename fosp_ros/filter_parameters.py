@@ -28,8 +28,8 @@ PARAMETERS = (
       low=0.0, high=0.1, read_only=True),
     P('deadline_s', 'double', 0.07, 'From the arrival of a picture to the decision; later is late and holds.',
       unit='s', low=0.005, high=1.0, read_only=True),
-    P('watchdog_s', 'double', 0.17, 'Time without a decision after which the watchdog sends stop.', unit='s',
-      low=0.02, high=1.0, read_only=True),
+    P('watchdog_s', 'double', 0.18, 'From the arrival of the last answered picture until the watchdog sends stop.',
+      unit='s', low=0.02, high=1.0, read_only=True),
     P('position_vector', 'string', 'ee_pose', 'Vector of the contract whose first entries are the position in the '
       'frame of the command.', read_only=True),
     P('max_speed', 'double', 0.44, 'Largest norm of the command.', unit='m/s', low=0.001, high=2.0, read_only=True),

@@ -258,7 +258,7 @@ class SafetyFilterNode(ManagedNode):
             inputs = self._inputs(now, proposal=proposal, late=late, is_first=is_first, faults=faults)
             command, reason, self.state = safety.decide(inputs, output, self.limits, self.state, now)
             self._send(command, observation.stamp)
-            self.watchdog.feed()
+            self.watchdog.feed(observation.arrived)
             sent = time.monotonic()
             self.deadline_misses += late
             self.latency.add(1e3 * (sent - observation.arrived))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 class Watchdog:
-    """Calls `fire` when it was not fed for `budget` seconds, and then every `period` seconds until it is fed.
+    """Calls `fire` `budget` seconds after what it was last fed with, and then every `period` seconds until it is fed.
 
     Parameters
     ----------
@@ -41,9 +41,13 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name='watchdog', daemon=True)
         self._thread.start()
 
-    def feed(self) -> None:
-        """Tell that a decision has gone out."""
-        self._due = self._clock() + self._budget  # one store: the thread looks again when its old time has come
+    def feed(self, since: float | None = None) -> None:
+        """Tell that a decision has gone out; the budget runs from `since`, e.g. the arrival of the picture it answers.
+
+        So a decision that used its whole deadline does not postpone the next stop.
+        """
+        # One store and no lock: the thread looks again when its old time has come.
+        self._due = (self._clock() if since is None else since) + self._budget
 
     def stop(self) -> None:
         """End the thread; returns when it will not fire any more."""
@@ -68,8 +72,7 @@ class Watchdog:
                 if not self._running:
                     return
             due = self._due
-            now = self._clock()
-            if now < due:
+            if self._clock() < due:
                 continue
             self.fired += 1
             try:
@@ -80,4 +83,5 @@ class Watchdog:
                     self._on_error(error)
             if self._due == due:
                 # The next one keeps the rate; after a stall there is no burst to catch up with.
-                self._due = max(due + self._period, now)
+                after = self._clock()
+                self._due = due + self._period if due + self._period > after else after + self._period

@@ -97,7 +97,7 @@ def test_each_cause_stops_at_once_with_its_reason(cause):
         assert not command.any() and reason.effect in (Effect.STOP, Effect.HOLD)
 
 
-@pytest.mark.parametrize('cause', [c for c in CAUSES if not CAUSES[c][1].latching and CAUSES[c][1].effect is Effect.STOP])
+@pytest.mark.parametrize('cause', [c for c, (_, r) in CAUSES.items() if not r.latching and r.effect is Effect.STOP])
 def test_a_stop_is_left_only_after_a_clean_interval(cause):
     inputs = good(**CAUSES[cause][0])
     _, _, state = decide(inputs, answer(inputs, MOVING), LIMITS, MOVING, 3.0)

@@ -1,0 +1,108 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The filter as its own process: it ends with 0 on SIGINT after a last stop, and outlives a killed commander."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from geometry_msgs.msg import TwistStamped
+
+from fosp_core.data import messages
+
+sys.path.insert(0, str(Path(__file__).parent))      # pytest's importlib mode does not
+from filter_cell import CONTRACT, Cell, recalibrated
+
+LEARNER = '''
+import sys, rclpy
+from geometry_msgs.msg import TwistStamped
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from fosp_ros import qos
+rclpy.init()
+node = Node('commander', namespace='fosp')
+out = node.create_publisher(TwistStamped, 'command_in', qos.COMMAND)
+def answer(image):
+    message = TwistStamped()
+    message.header.stamp = image.header.stamp
+    message.twist.linear.x = 0.05
+    out.publish(message)
+node.create_subscription(Image, 'image', answer, qos.IMAGE)
+rclpy.spin(node)
+'''
+
+
+@pytest.fixture
+def started(rig, toy, tmp_path):
+    """A cell here; the filter and the commander as processes of their own."""
+    level = {'level': 1.0, 'alpha': 0.1, 'n': 50}
+    calibration = {'schema': 1, 'reachability': level, 'data_hash': 'test',
+                   'surprise': {'level_slow': 1e9, 'level_stop': 1e9, 'alpha': 0.1, 'n': 50}}
+    model = recalibrated(toy, tmp_path / 'b', calibration).path
+    cell = rig.add(Cell())
+    cell.off.add('command')
+    processes = [
+        subprocess.Popen([sys.executable, '-m', 'fosp_ros.safety_filter_node', '--ros-args', '-r', '__ns:=/fosp',
+                          '-p', f'model:={model}', '-p', 'release_s:=0.1', '-p', 'ramp_s:=0.1'],
+                         stderr=subprocess.PIPE, text=True),
+        subprocess.Popen([sys.executable, '-c', LEARNER])]
+    cell.start()
+    yield rig, cell, *processes
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait(5)
+
+
+def test_a_killed_commander_leaves_the_stops_and_sigint_ends_with_zero(started):
+    rig, cell, guard, commander = started
+    rig.wait_for(lambda: cell.reason == 'ok' and cell.sent[-1][2].any(), 20.0, 'motion')
+    time.sleep(0.3)
+    os.kill(commander.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    rig.wait_for(lambda: cell.reason == 'command_stale', 3.0, 'command_stale')
+    first = next(t for t, _, v in cell.sent if t > killed and not v.any())
+    assert first - killed <= 0.2
+    time.sleep(1.0)
+    after = [v for t, _, v in cell.sent if t > first]
+    assert len(after) >= 10 and not any(v.any() for v in after)
+    count = len(cell.sent)
+    guard.send_signal(signal.SIGINT)
+    assert guard.wait(8.0) == 0, guard.stderr.read()
+    rig.wait_for(lambda: cell.reason == 'not_active', 2.0, 'the last word')
+    assert len(cell.sent) > count and not cell.sent[-1][2].any()
+
+
+def test_observations_that_cease_stop_the_arm_within_two_periods(started):
+    rig, cell, guard, _ = started
+    rig.wait_for(lambda: cell.reason == 'ok' and cell.sent[-1][2].any(), 20.0, 'motion')
+    time.sleep(0.3)
+    cell.bring_down()
+    last = cell.shown[-1] * 1e-9 - time.time() + time.monotonic()
+    time.sleep(1.0)
+    first = next(t for t, _, v in cell.sent if t > last and not v.any())
+    assert first - last <= 0.2
+    assert cell.reason == 'idle' and guard.poll() is None
+
+
+def test_a_wrong_model_ends_the_process_with_one_line_and_two(tmp_path):
+    done = subprocess.run([sys.executable, '-m', 'fosp_ros.safety_filter_node', '--ros-args', '-p',
+                           f'model:={tmp_path / "none"}'], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and 'no such bundle' in lines[0] and 'Traceback' not in done.stderr
+
+
+def test_only_the_filter_module_publishes_command_out():
+    """A grep, because a second publisher would be a hole that no other test looks for."""
+    root = Path(__file__).resolve().parents[2]
+    named = [path.name for folder in ('fosp_ros', 'sim') for path in (root / folder).glob('*.py')
+             if any(word in path.read_text() for word in ("publish_on(self._command_class, 'command_out'",
+                                                          "create_publisher(TwistStamped, 'command_out'",
+                                                          "publish_on(TwistStamped, 'command_out'"))]
+    assert named == ['safety_filter_node.py']
+    assert messages.types(CONTRACT)['action'].endswith(TwistStamped.__name__)
