@@ -131,7 +131,7 @@ def test_a_segment_whose_owner_is_dead_goes_although_a_reader_still_has_it(tmp_p
     monkeypatch.setattr(shared_memory, 'FOLDER', tmp_path)
     for name in ('fastrtps_dead', 'fastrtps_dead_el', 'fastrtps_live', 'fastrtps_live_el'):
         (tmp_path / name).write_bytes(b'x' * 4096)
-    with open(tmp_path / 'fastrtps_dead'), open(tmp_path / 'fastrtps_live'), open(tmp_path / 'fastrtps_live_el') as lock:
+    with open(tmp_path / 'fastrtps_dead'), open(tmp_path / 'fastrtps_live_el') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert shared_memory.remove({'fastrtps_dead', 'fastrtps_live'}) == ['fastrtps_dead', 'fastrtps_dead_el']
 

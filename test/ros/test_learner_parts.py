@@ -1,0 +1,234 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The learner's pure parts: pairing by stamp, what counts as executed, swapping models. No topics, no clock."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from fosp_core.contract import Contract
+from fosp_core.errors import BundleError
+from fosp_core.paths import config_file
+from fosp_ros.model_slot import CATCH_UP, ModelSlot
+from fosp_ros.observing import EVENT, Observer, TickLabel
+from fosp_ros.recording import Recorder
+
+MS = 1_000_000
+FRAME = np.zeros((64, 64, 3), np.uint8)
+POSE = np.zeros(3, np.float32)
+
+
+@pytest.fixture
+def contract():
+    return Contract.load(config_file('contract_safereach.yaml'))
+
+
+def show(observer, stamp, now=0.0, label=True, pose=0, image=True, first=False, last=False, reward=0.0):
+    if label:
+        observer.put_label(stamp, [reward, 0.0], [first, last, False])
+    if pose is not None:
+        observer.put('ee_pose', stamp + pose, POSE + stamp % 97, 'pose', now)
+    if image:
+        observer.put('image', stamp, FRAME, 'image', now)
+
+
+def test_an_exact_match_is_taken_at_once(contract):
+    observer = Observer(contract, 0.05, 0.01)
+    show(observer, 10**18, first=True, reward=1.0)
+    got = observer.take(0.0)
+    assert got.stamp == 10**18 and got.label == TickLabel(1.0, 0.0, True, False, False) and got.missed == 0
+    assert observer.take(0.0) is None, 'one picture, one tick'
+    observer.put('image', 10**18, FRAME, 'image', 0.0)
+    assert observer.take(1.0) is None, 'the same stamp again is no new tick'
+
+
+def test_the_nearest_pose_is_taken_after_the_wait_and_never_one_beyond_the_tolerance(contract):
+    observer = Observer(contract, 0.05, 0.01, EVENT)
+    for k, offset in enumerate((-30, -8, 12)):
+        observer.put('ee_pose', 10**18 + offset * MS, POSE + k, 'pose', 0.0)
+    observer.put('image', 10**18, FRAME, 'image', 0.0)
+    assert observer.take(0.009) is None and observer.pending
+    assert observer.take(0.011).arrays['ee_pose'][0] == 1
+    observer.put('image', 10**18 + 200 * MS, FRAME, 'image', 1.0)
+    assert observer.take(2.0) is None and observer.unpaired == {'ee_pose': 1} and not observer.pending
+
+
+def test_a_picture_waits_for_its_label_and_a_late_one_goes_without(contract):
+    observer = Observer(contract, 0.05, 0.01)
+    show(observer, 10**18, label=False)
+    assert observer.take(0.005) is None
+    show(observer, 10**18, image=False, last=True)
+    assert observer.take(0.005).label.is_last
+    show(observer, 10**18 + 100 * MS, now=1.0, label=False)
+    assert observer.take(1.02).label == TickLabel()
+
+
+def test_labels_without_a_picture_count_as_missed_and_pass_their_episode_border_on(contract):
+    observer = Observer(contract, 0.05, 0.01)
+    show(observer, 10**18)
+    observer.take(0.0)
+    show(observer, 10**18 + 100 * MS, image=False, first=True)
+    show(observer, 10**18 + 200 * MS, image=False)
+    show(observer, 10**18 + 300 * MS)
+    got = observer.take(0.0)
+    assert got.missed == 2 and got.label.is_first
+
+
+def test_a_picture_that_is_overtaken_is_counted(contract):
+    observer = Observer(contract, 0.05, 0.5)
+    show(observer, 10**18, label=False)
+    show(observer, 10**18 + 100 * MS)
+    assert observer.take(0.0).stamp == 10**18 + 100 * MS and observer.overtaken == 1
+
+
+def test_an_operators_button_counts_once_and_a_pause_in_the_pictures_is_missed_ticks(contract):
+    observer = Observer(contract, 0.05, 0.0, EVENT)
+    for _ in range(3):  # joy repeats a pressed button
+        observer.put_label(0, [0.0, 0.0], [1, 0, 0])
+    show(observer, 10**18, label=False)
+    assert observer.take(0.0).label.is_first
+    observer.put_label(0, [1.0, 0.0], [1, 0, 0])
+    show(observer, 10**18 + 400 * MS, label=False)
+    got = observer.take(0.0)
+    assert not got.label.is_first and got.label.reward == 1.0 and got.missed == 3
+
+
+@pytest.mark.parametrize(('axes', 'buttons'), [([], []), ([float('nan'), -1.0], [1]), ([1.0], [0, 1, 0, 5])])
+def test_a_malformed_label_cannot_harm(contract, axes, buttons):
+    observer = Observer(contract, 0.05, 0.01)
+    observer.put_label(10**18, axes, buttons)
+    show(observer, 10**18, label=False)
+    label = observer.take(0.0).label
+    assert np.isfinite(label.reward) and label.cost >= 0.0
+
+
+def observation(contract, k, arrived, first=False, last=False, missed=0):
+    observer = Observer(contract, 0.05, 0.0)
+    show(observer, 10**18 + k * 100 * MS, now=arrived, first=first, last=last)
+    got = observer.take(arrived)
+    return type(got)(got.stamp, got.arrays, got.messages, got.label, arrived, missed)
+
+
+def test_the_executed_command_is_the_newest_before_the_next_tick(contract):
+    recorder = Recorder(hold=0.2)
+    assert recorder.observe(observation(contract, 0, 0.0, first=True), 0.0) == []
+    recorder.command('a', np.ones(3), 0.02)
+    recorder.command('stop', np.zeros(3), 0.09)  # the watchdog's
+    (record,) = recorder.observe(observation(contract, 1, 0.1), 0.1)
+    assert (record.command, record.step) == ('stop', 0)
+    recorder.command('b', np.ones(3), 0.12)
+    done = recorder.observe(observation(contract, 2, 0.2, last=True), 0.2)
+    assert [(r.command, r.step) for r in done] == [('b', 1), (None, 2)]
+
+
+def test_a_command_acts_on_until_it_is_too_old(contract):
+    recorder = Recorder(hold=0.2)
+    recorder.observe(observation(contract, 0, 0.0, first=True), 0.0)
+    recorder.command('a', np.ones(3), 0.02)
+    commands = []
+    for k in range(1, 5):
+        commands += [r.command for r in recorder.observe(observation(contract, k, 0.1 * k), 0.1 * k)]
+    assert commands == ['a', 'a', None, None]
+    assert recorder.executed(0.4) is None
+
+
+def test_missed_ticks_make_the_counter_jump_and_operators_pauses_are_not_recorded(contract):
+    recorder = Recorder(hold=0.2, continuous=False)
+    steps = []
+    first, last = {'first': True}, {'last': True}
+    ticks = [{}, {'missed': 5}, first, {}, {'missed': 2}, last, {}, first, last]
+    for k, tick in enumerate(ticks):
+        steps += [(r.step, r.observation.label.is_first, r.observation.label.is_last)
+                  for r in recorder.observe(observation(contract, k, 0.1 * k, **tick), 0.1 * k)]
+    assert steps == [(0, True, False), (1, False, False), (4, False, False), (5, False, True),
+                     (6, True, False), (7, False, True)]
+
+
+class Runtime:
+    """Sums what it sees, slowly enough to be overtaken."""
+
+    def __init__(self, bundle, delay=0.0):
+        self.bundle, self.delay, self.seen = bundle, delay, []
+
+    def warm_up(self):
+        pass
+
+    def step(self, record):
+        time.sleep(self.delay)
+        self.seen.append(record)
+
+
+class Offer:
+    """A slot whose bundles are names."""
+
+    def __init__(self, monkeypatch, delay=0.0, refuse=()):
+        self.gate = threading.Event()
+
+        def load(slot, data):
+            self.gate.wait(5.0)
+            if data in refuse:
+                raise BundleError(f'{data}: damaged')
+            return Runtime(data, delay), data
+        monkeypatch.setattr(ModelSlot, '_load', load)
+        self.slot = ModelSlot(Runtime, lambda runtime, record: runtime.step(record), None)
+        self.slot.runtime = Runtime('first')
+
+    def remember(self, value, first=False):
+        self.slot.runtime.step(value)
+        self.slot.remember(value, first)
+
+    def until(self, condition, timeout=5.0):
+        end = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.001)
+
+
+def test_a_new_model_has_seen_this_episode_and_nothing_else(monkeypatch):
+    offer = Offer(monkeypatch)
+    slot = offer.slot
+    for k in range(5):
+        offer.remember(k, first=k in (0, 2))
+    slot.offer('second')
+    offer.remember(5)
+    assert not slot.swap(), 'nothing is ready yet'
+    offer.gate.set()
+    offer.until(lambda: slot._ready is not None)
+    offer.remember(6)
+    assert slot.swap() and slot.bundle == 'second' and slot.swaps == 1
+    assert slot.runtime.seen == [2, 3, 4, 5, 6]
+    assert not slot.swap()
+
+
+def test_the_control_thread_never_replays_more_than_it_may(monkeypatch):
+    offer = Offer(monkeypatch, delay=0.001)
+    slot = offer.slot
+    slot.offer('second')
+    offer.gate.set()
+    offer.until(lambda: slot._ready is not None)
+    for k in range(CATCH_UP + 3):
+        offer.remember(k, first=k == 0)
+    assert not slot.swap(), 'too far behind: the loader must catch up first'
+    offer.until(lambda: slot.swap())
+    assert slot.runtime.seen == list(range(CATCH_UP + 3))
+
+
+def test_the_newest_offer_wins_and_a_refused_one_leaves_the_live_model(monkeypatch):
+    offer = Offer(monkeypatch, refuse=('bad',))
+    slot = offer.slot
+    live = slot.runtime
+    slot.offer('bad')
+    offer.gate.set()
+    offer.until(lambda: slot.refused == 1 and not slot.loading)
+    assert slot.runtime is live and slot.refusal == 'bad: damaged' and not slot.swap()
+    offer.gate.clear()
+    for name in ('second', 'third', 'fourth'):
+        slot.offer(name)
+    offer.gate.set()
+    offer.until(lambda: not slot._thread and slot._ready is not None)
+    assert slot.swap() and slot.bundle == 'fourth'
+    slot.close()
+    slot.offer('late')
+    assert not slot.loading
