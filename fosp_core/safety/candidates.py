@@ -48,6 +48,8 @@ def candidates(proposal, limits: FilterLimits, situation: Situation, last: np.nd
     wanted = checked_command(proposal, limits.size) if proposal is not None else None
     if wanted is None:
         wanted = np.zeros(limits.size)
+    # Slower and turned copies are of what the limits leave of the proposal: of 3 m/s, three quarters are no help.
+    wanted = apply_limits(wanted, limits, situation, last)[0]
     made = [(wanted, Reason.PASS)]
     made += [(scale * wanted, Reason.RISK_SCALED) for scale in SCALES]
     made.append((np.zeros(limits.size), Reason.RISK_HOLD))
