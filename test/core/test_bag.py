@@ -164,6 +164,13 @@ def test_losses_are_reported_and_split_the_episode(tmp_path, contract, make_epis
     assert '1 steps lost' in caplog.text and str(path) in caplog.text
 
 
+def test_a_loss_near_the_end_costs_no_more_than_itself(tmp_path, contract, make_episode):
+    episode = make_episode(12)
+    rows = [r for r in records(contract, episode) if r[2] != episode.stamp[8]]
+    back = list(read_episodes(write_raw(tmp_path / 'bag', rows), contract))
+    assert [list(e.step) for e in back] == [list(range(8)), [9, 10, 11]]
+
+
 def test_fragments_keep_the_meta_of_their_episode(tmp_path, contract, make_episode):
     episode = make_episode(30, policy='safe')
     path = write(tmp_path / 'bag', contract, [episode])

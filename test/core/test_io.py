@@ -39,6 +39,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b'old' and names(tmp_path) == ['file']
 
 
+def test_a_reader_never_meets_half_a_file(tmp_path, monkeypatch):
+    path = tmp_path / 'file'
+    io.atomic_write_bytes(path, b'old')
+    with open(path, 'rb') as reader:
+        io.atomic_write_bytes(path, b'new')
+        assert reader.read() == b'old'      # who has it open keeps the file that he opened
+    monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(5, 'Input/output error')))
+    with pytest.raises(FospError, match='Input/output error'):
+        io.atomic_write_bytes(path, b'newer')
+    assert path.read_bytes() == b'new' and names(tmp_path) == ['file']
+
+
 def test_a_folder_appears_only_at_the_end(tmp_path):
     path = tmp_path / 'bag'
     with io.atomic_dir(path) as temporary:

@@ -160,6 +160,16 @@ def test_a_clock_set_back_splits_but_does_not_deafen(contract, make_episode):
     assert len(assemble(contract, steps)[1]) == 2
 
 
+def test_a_clock_set_back_within_an_episode_splits_it(contract, make_episode):
+    """The time between the two records is unknown, so no model may learn from their pair."""
+    episode = make_episode(12)
+    episode.stamp[7:] -= 10 ** 9
+    _, back = assemble(contract, join(contract, stream([episode]))[1])
+    assert [list(e.step) for e in back] == [list(range(7)), list(range(7, 12))]
+    for e in back:
+        e.validate(contract)
+
+
 def test_another_older_bag_can_be_played_after_a_newer_one(contract, make_episode):
     a = make_episode(30, 0, step=500)
     b = make_episode(30, 1, step=0, stamp=int(a.stamp[0]) - 3600 * 10 ** 9)
