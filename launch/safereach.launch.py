@@ -46,7 +46,8 @@ def _nodes(context):
     actions.append(SetEnvironmentVariable('FOSP_PARENT_PID', str(os.getpid())))
     for spec in graph.build(options):
         parameters = [*spec.params_files] + ([dict(spec.params)] if spec.params else [])
-        ending = [Shutdown(reason=f'{spec.name} ended: nothing may move without it')] if spec.critical else []
+        # None, not an empty list: launch raises on an empty one when the process ends.
+        ending = [Shutdown(reason=f'{spec.name} ended: nothing may move without it')] if spec.critical else None
         actions.append(Node(package=spec.package, executable=spec.executable, name=spec.name,
                             namespace=spec.namespace, parameters=parameters,
                             remappings=list(spec.remappings), output='screen', emulate_tty=True, on_exit=ending))

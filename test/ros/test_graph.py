@@ -52,7 +52,7 @@ FAKE_LAUNCH = '''
         'arguments': texts,
         'environment': {a.args[0]: a.args[1] for a in actions if isinstance(a, kinds['SetEnvironmentVariable'])},
         'nodes': [{**{k: v for k, v in a.kw.items() if k != 'on_exit'},
-                   'on_exit': [type(e).__name__ for e in a.kw['on_exit']]}
+                   'on_exit': a.kw['on_exit'] and [type(e).__name__ for e in a.kw['on_exit']]}
                   for a in actions if isinstance(a, kinds['Node'])]}))
 '''
 
@@ -79,7 +79,9 @@ def test_the_launch_file_starts_exactly_the_nodes_of_the_table(arguments, tmp_pa
                  'parameters': [*s.params_files] + ([dict(s.params)] if s.params else []), 'remappings': []}
                 for s in specs]
     assert [{k: n[k] for k in expected[0]} for n in launched['nodes']] == expected
-    assert [n['name'] for n in launched['nodes'] if n['on_exit'] == ['Shutdown']] == ['safety_filter']
+    # An empty list makes a real launch raise when the process ends: absent or full.
+    assert {n['name']: n['on_exit'] for n in launched['nodes'] if n['on_exit'] is not None} == {
+        'safety_filter': ['Shutdown']}
     assert all(text.endswith('.') for text in launched['arguments'].values())
 
 
