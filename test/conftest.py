@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that all rings share: the contract and episodes of random but reproducible content."""
 
+import dataclasses
 import os
 import tempfile
 
@@ -13,7 +14,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import numpy as np
 import pytest
 
-from fosp_core.contract import Contract
+from fosp_core.contract import CameraSpec, Contract, VectorSpec
 from fosp_core.data.episode import Episode
 from fosp_core.paths import config_file
 
@@ -77,3 +78,64 @@ def same():
                 assert left[name].tobytes() == right[name].tobytes(), name
         assert not meta or a.meta == b.meta
     return check
+
+
+@pytest.fixture(scope='session')
+def tiny(contract) -> Contract:
+    """A contract of two cameras and two vectors whose bags are small enough to be cut and damaged many times."""
+    return dataclasses.replace(contract, name='tiny', cameras=(
+        CameraSpec('image', 'image', 4, 6), CameraSpec('wrist', 'image_wrist', 3, 5, 'mono8')), vectors=(
+        *contract.vectors, VectorSpec('joints', 'joint_states', 'sensor_msgs/msg/JointState',
+                                      ('position[0]', 'position[2]', 'velocity.1'), 'rad', 'base')))
+
+
+@pytest.fixture(scope='session')
+def write_bag():
+    """Return a function that writes episodes as `fosp collect` does: write_bag(path, contract, episodes) -> path."""
+    from fosp_core.data.bag import BagWriter
+
+    def write(path, contract, episodes, **kwargs):
+        with BagWriter(path, contract, **kwargs) as writer:
+            for episode in episodes:
+                writer.add(episode)
+        return path
+    return write
+
+
+@pytest.fixture(scope='session')
+def records():
+    """Return a function that lists an episode as [topic, type, stamp, rosbags message], to be changed by a test."""
+    from fosp_core.data import bag, messages
+    from fosp_core.data.joiner import Label
+
+    def make(contract, episode, namespace='/fosp'):
+        rows = []
+        for t in range(len(episode)):
+            label = Label(episode.reward[t], episode.cost[t], episode.is_first[t], episode.is_last[t],
+                          episode.is_terminal[t], episode.step[t])
+            series = {**episode.images, **episode.vectors, 'action': episode.action}
+            values = {**{k: v[t] for k, v in series.items()}, 'label': label}
+            for kind, msgtype in messages.types(contract).items():
+                stamp = int(episode.stamp[t])
+                message = messages.fill(contract, kind, bag.blank(msgtype), stamp, values[kind])
+                rows.append([f'{namespace}/{messages.topic(kind)}', msgtype, stamp, message])
+        return rows
+    return make
+
+
+@pytest.fixture(scope='session')
+def write_raw():
+    """Return a function that writes rows of `records` as another recorder would: no sidecar, no checks."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+
+    from fosp_core.data import bag
+
+    def write(path, rows):
+        with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            connections = {}
+            for topic, msgtype, stamp, message in rows:
+                if topic not in connections:
+                    connections[topic] = writer.add_connection(topic, msgtype, typestore=bag.typestore())
+                writer.write(connections[topic], stamp, bag.typestore().serialize_cdr(message, msgtype))
+        return path
+    return write
