@@ -144,18 +144,30 @@ def test_one_late_tick_holds_three_in_a_row_stop():
     assert reason is Reason.REPEATED_LATE and not state.released
 
 
-def test_eight_late_ticks_among_32_stop():
-    state, reasons = MOVING, []
+def test_eight_late_ticks_among_32_stop_and_are_then_forgotten():
+    state = MOVING
     for k in range(32):
         inputs = good(late=k % 3 == 0)
         _, reason, state = decide(inputs, answer(inputs, state), LIMITS, state, 3.0 + 0.1 * k)
+        if reason is Reason.REPEATED_LATE:
+            break
+    assert k == 21      # the eighth late tick
+    # What stopped is not held against the next attempt: recovery takes the release and the ramp, no longer.
+    assert run(9, state=state, start=7.0)[1] is Reason.PASS
+
+
+def test_a_late_tick_during_the_release_begins_it_anew():
+    state, reasons = FilterState.initial(3), []
+    for k in range(7):
+        inputs = good(late=k == 2)
+        _, reason, state = decide(inputs, answer(inputs, state), LIMITS, state, 0.1 * k)
         reasons.append(reason)
-    assert reasons.index(Reason.REPEATED_LATE) == 21        # the eighth late tick
-    assert run(40, state=state, start=7.0)[1] is Reason.PASS
+    assert reasons == [Reason.RELEASING] * 2 + [Reason.LATE_HOLD] + [Reason.RELEASING] * 3 + [Reason.RAMP]
 
 
 def test_surprise_slows_stops_and_latches_when_it_lasts():
     assert run(1, state=MOVING, start=3.0, surprise=6.0)[1] is Reason.PASS      # one spike is nothing
+    assert run(1, state=MOVING, start=3.0, surprise=99.0)[1] is Reason.PASS
     command, reason, state = run(2, state=MOVING, start=3.0, surprise=6.0)
     assert reason is Reason.SURPRISE_SLOW
     np.testing.assert_allclose(command, 0.5 * WANTED)
