@@ -22,7 +22,7 @@ from fosp_core.safety.limits import (
     measured_faults,
     violations,
 )
-from fosp_core.safety.reasons import Effect, Reason, most_restrictive
+from fosp_core.safety.reasons import Reason, most_restrictive
 
 RAMP_START = 0.2        # of the speed, when motion resumes
 LATE_RUN = 3            # late ticks in a row that stop
@@ -263,7 +263,7 @@ def _release(inputs: FilterInputs, limits: FilterLimits, state: FilterState,
         return dataclasses.replace(state, clean_since=None), Reason.LATE_HOLD
     since = now if state.clean_since is None else state.clean_since
     if now - since < limits.release:
-        return dataclasses.replace(state, clean_since=since, last=np.zeros_like(state.last)), Reason.RELEASING
+        return dataclasses.replace(state, clean_since=since), Reason.RELEASING
     # The path of before the stop is forgotten: the arm may have been moved by hand meanwhile.
     return dataclasses.replace(state, released=True, resumed_at=now, path=state.path[-1:]), None
 
@@ -308,8 +308,6 @@ def _finish(command: np.ndarray, rules: tuple[Reason, ...], inputs: FilterInputs
             index: int | None, state: FilterState) -> tuple[np.ndarray, Reason, FilterState]:
     """Write the record of this tick and count."""
     reason = most_restrictive(rules)
-    if reason.effect in (Effect.STOP, Effect.HOLD):
-        command = np.zeros_like(command)
     nominal = None if inputs.proposal is None else checked_command(inputs.proposal, len(command))
     known = output is not None and output.risk.ndim == 1 and len(output.risk) > 0
     record = Record(reason=reason, rules=rules, nominal=None if nominal is None else tuple(map(float, nominal)),

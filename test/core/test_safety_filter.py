@@ -153,7 +153,7 @@ def test_eight_late_ticks_among_32_stop_and_are_then_forgotten():
             break
     assert k == 21      # the eighth late tick
     # What stopped is not held against the next attempt: recovery takes the release and the ramp, no longer.
-    assert run(9, state=state, start=7.0)[1] is Reason.PASS
+    assert run(10, state=state, start=7.0)[1] is Reason.PASS
 
 
 def test_a_late_tick_during_the_release_begins_it_anew():
@@ -220,6 +220,21 @@ def test_the_nearest_candidate_within_the_level_is_sent(low, expected, command):
     np.testing.assert_allclose(sent, command, atol=1e-12)
     assert state.interventions == (expected is not Reason.PASS)
     assert state.record.risk_nominal == low.get('ok', 0.9) and state.record.level == 0.5
+
+
+def test_the_least_risky_proposal_is_no_intervention():
+    _, reason, state = decide(good(), answer(good(), MOVING, risk=0.9), LIMITS, MOVING, 3.0)
+    assert reason is Reason.RISK_LEAST and state.interventions == 0
+
+
+def test_the_path_from_before_a_stop_is_forgotten():
+    _, _, state = decide(good(estop=True), None, LIMITS, BACKED, 3.0)
+    assert len(state.path) == len(PATH)
+    state, _ = reset(good(), LIMITS, state, 3.1)
+    assert state.path == ()
+    stale = good(ages={**FRESH, 'camera': 9.0})
+    _, _, state = decide(stale, None, LIMITS, BACKED, 3.0)
+    assert len(run(4, state=state, start=3.1)[2].path) == 1
 
 
 def test_least_risky_breaks_ties_towards_the_proposal():
