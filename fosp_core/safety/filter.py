@@ -158,6 +158,8 @@ def choose(risk: np.ndarray, commands: np.ndarray, level: float) -> int:
     distance = np.linalg.norm(commands - commands[0], axis=1)
     within = np.flatnonzero(risk <= level)
     if len(within):
+        if within[0] == 0:  # not by distance: the offline policy may propose the very same command at a lower risk
+            return 0
         return int(min(within, key=lambda i: (distance[i], risk[i], i)))
     return int(min(range(len(risk)), key=lambda i: (risk[i], distance[i], i)))
 

@@ -243,6 +243,10 @@ def test_least_risky_breaks_ties_towards_the_proposal():
     assert choose(np.array([0.9, 0.5, 0.2]), np.array([[0.0], [1.0], [-1.0]]), 0.5) == 2  # equally near: less risk
 
 
+def test_a_proposal_within_the_level_passes_even_if_another_candidate_equals_it_at_a_lower_risk():
+    assert choose(np.array([0.4, 0.1, 0.2]), np.array([[1.0], [0.5], [1.0]]), 0.5) == 0
+
+
 def test_a_level_finer_than_float32_is_not_rounded():
     risk = np.array([0.3, 0.1], np.float32)
     below = float(np.nextafter(np.float64(risk[0]), 0))
