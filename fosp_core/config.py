@@ -27,6 +27,7 @@ class NetworkConfig:
     layers: int = 2
     cnn_depth: int = 32
     cnn_multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    decoder_norm: bool = True
     vector_layers: int = 5
     vector_units: int = 1024
     bins: int = 255

@@ -70,7 +70,7 @@ class Decoder(nn.Module):
     """Mirror of the encoder; losses are summed squared errors over pixels, and over raw vector entries."""
 
     def __init__(self, contract: Contract, feature: int, depth: int, multipliers: tuple[int, ...], vector_layers: int,
-                 vector_units: int):
+                 vector_units: int, norm: bool = True):
         super().__init__()
         self.contract = contract
         channels, height, width = picture_shape(contract)
@@ -82,7 +82,8 @@ class Decoder(nn.Module):
         for a, b in zip(sizes, sizes[1:]):
             conv = nn.ConvTranspose2d(a, b, 4, 2, padding=1, bias=False)
             init_weights(conv)
-            layers += [conv, ChannelNorm(b), nn.SiLU()]
+            # With few channels the norm takes away the amplitude that small objects are drawn with: see the preset.
+            layers += [conv, ChannelNorm(b), nn.SiLU()] if norm else [conv, nn.SiLU()]
         last = nn.ConvTranspose2d(sizes[-1], channels, 4, 2, padding=1)
         init_weights(last)
         self.convs = nn.Sequential(*layers, last)

@@ -41,7 +41,7 @@ class WorldModel(nn.Module):
                          net.unimix)
         feature = self.rssm.feature_size
         self.decoder = Decoder(contract, feature, net.cnn_depth, net.cnn_multipliers, net.vector_layers,
-                               net.vector_units)
+                               net.vector_units, net.decoder_norm)
         self.reward = MLP(feature, net.layers, net.units, net.bins, output_scale=0.0)
         self.cost = MLP(feature, net.layers, net.units, net.bins)
         self.cont = MLP(feature, net.layers, net.units, 1)
