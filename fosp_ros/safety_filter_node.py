@@ -100,6 +100,10 @@ class SafetyFilterNode(ManagedNode):
         self.watchdog = Watchdog(contract.period, p.watchdog_s, self._watchdog_fired, self._watchdog_failed)
         self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} ({self.slot.bundle.sha256[:12]}), '
                                f'contract {contract.name} {contract.hash[:12]}, risk level {self._levels()[0]:.3f}')
+        for gate in ('reachability', 'surprise'):
+            if not self.slot.bundle.calibration[gate].get('guaranteed', True):
+                self.get_logger().warning(f'model {self.slot.version}: too few held-out episodes for a guaranteed level '
+                                          f'of {gate}')
         for name in filter_parameters.weakened(p, contract):
             self.get_logger().warning(f'parameter {name} = {getattr(p, name)} weakens the filter')
 

@@ -3,11 +3,10 @@
 """`fosp bundle verify DIR`: is this model whole, calibrated, and made for this robot? Imported by the CLI alone."""
 
 import argparse
-import json
-import sys
 
 from fosp_core.contract import Contract
 from fosp_core.deploy.bundle import Bundle
+from fosp_core.io import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +30,9 @@ def run(args: argparse.Namespace) -> int:
               'bytes': sum(record['size'] for record in bundle.manifest['files'].values()),
               'reachability': reach, 'surprise': bundle.calibration.get('surprise') or {}}
     if args.json:
-        text = json.dumps(result, indent=1) + '\n'
+        write_json(args.json, result)
         if args.json == '-':
-            sys.stdout.write(text)
             return 0
-        with open(args.json, 'w') as handle:
-            handle.write(text)
     print(f'{bundle.path}: sound')
     print(f'  {bundle.name} {bundle.version}, {result["bytes"] / 1e6:.1f} MB, contract {bundle.contract.name} '
           f'{bundle.contract.hash[:12]}')

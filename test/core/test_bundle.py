@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fosp_core.cli import main
 from fosp_core.contract import Contract
 from fosp_core.deploy import bundle as module
 from fosp_core.deploy.bundle import Bundle, BundleStore, write_bundle
@@ -275,3 +276,18 @@ def test_a_crash_at_any_moment_leaves_a_valid_current(tmp_path, monkeypatch, cal
             break
         store.set_current('v1')
     assert finished and store.current().version == 'v2'
+
+
+def test_the_command_verifies_and_names_what_is_wrong(tmp_path, capsys):
+    make(tmp_path / 'v1')
+    assert main(['bundle', 'verify', str(tmp_path / 'v1')]) == 0
+    assert 'sound' in capsys.readouterr().out
+    assert main(['bundle', 'verify', str(tmp_path), '--json', '-']) == 0
+    assert json.loads(capsys.readouterr().out)['reachability']['level'] == 0.4
+    (tmp_path / 'v1/policy.onnx').write_bytes(b'x')
+    assert main(['bundle', 'verify', str(tmp_path / 'v1')]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and 'policy.onnx' in error and error.count('\n') == 1
+    make(tmp_path / 'v2', calibration={})
+    assert main(['bundle', 'verify', str(tmp_path / 'v2')]) == 2
+    assert main(['bundle', 'verify', str(tmp_path / 'v2'), '--allow-uncalibrated']) == 0

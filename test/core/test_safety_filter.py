@@ -374,6 +374,9 @@ def test_candidates_are_few_within_limits_and_begin_with_the_proposal(proposal, 
 def test_retreat_goes_back_along_the_path():
     made = candidates(WANTED, LIMITS, HERE, MOVING.last, PATH)
     np.testing.assert_allclose(made.commands[made.labels.index(Reason.RISK_RETREAT)], (-0.1, 0, 0))
+    bent = (np.array([0.5, 0.2, 0.2]), np.array([0.44, 0.0, 0.2]), HERE.position)
+    made = candidates(WANTED, LIMITS, HERE, MOVING.last, bent)
+    np.testing.assert_allclose(made.commands[made.labels.index(Reason.RISK_RETREAT)], (-0.1, 0, 0))
     near = (np.array([0.501, 0.0, 0.2]),)
     assert Reason.RISK_RETREAT not in candidates(WANTED, LIMITS, HERE, MOVING.last, near).labels
     assert Reason.RISK_RETREAT not in candidates(WANTED, LIMITS, Situation(), MOVING.last, PATH).labels
