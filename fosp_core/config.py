@@ -111,6 +111,7 @@ class ExpansionConfig:
     reach_gate: float = 0.1          # negative: no gate (ours)
     init: str = 'copy'               # copy | fresh
     online_weight: str = 'linear'    # linear (P1) | exp
+    online_lr_scale: float = 0.1     # of every learning rate: fresh optimisers move each weight by lr per step (ours)
     online_in_sample: float = 1.0    # weight of the dataset actor term while fine-tuning (ours); 0: P1's loss alone
 
 

@@ -54,6 +54,8 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     learner.begin_online()
     # The first fine-tune freezes the offline policy; a later one must keep that one, not freeze the adapted policy.
     learner.agent.offline_actor.load_state_dict(parent_offline)
+    for episode in online:
+        learner.end_episode(float(episode.cost.sum()))
     training, held = split(offline, holdout)
     cfg = learner.config.train
     replay = MixedReplay(Replay(bundle.contract).extend(training), Replay(bundle.contract).extend(online),

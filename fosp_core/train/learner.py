@@ -48,6 +48,9 @@ class Learner:
         """Freeze the offline policy and go on with the online phase's losses."""
         self.agent.freeze_offline(reset_online=self.config.expansion.init == 'fresh')
         self.online = True
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group['lr'] *= self.config.expansion.online_lr_scale
 
     def end_episode(self, cost: float) -> None:
         """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others)."""
