@@ -102,8 +102,8 @@ class SafetyFilterNode(ManagedNode):
                                f'contract {contract.name} {contract.hash[:12]}, risk level {self._levels()[0]:.3f}')
         for gate in ('reachability', 'surprise'):
             if not self.slot.bundle.calibration[gate].get('guaranteed', True):
-                self.get_logger().warning(f'model {self.slot.version}: too few held-out episodes for a guaranteed level '
-                                          f'of {gate}')
+                self.get_logger().warning(f'model {self.slot.version}: too few held-out episodes to guarantee the '
+                                          f'level of {gate}')
         for name in filter_parameters.weakened(p, contract):
             self.get_logger().warning(f'parameter {name} = {getattr(p, name)} weakens the filter')
 
