@@ -69,7 +69,9 @@ class Stage:
         self._trigger_type = Trigger
         self._parameters = observer.node.create_client(SetParameters, 'sim_bridge/set_parameters')
         self._clients = {name: observer.node.create_client(Trigger, name) for name in
-                         ('sim_bridge/start', 'sim_bridge/halt', 'trainer/fine_tune')}
+                         ('sim_bridge/start', 'sim_bridge/halt', 'trainer/fine_tune', 'safety_filter/reset')}
+        self.resets: list[str] = []     # latched causes that were reset, as an operator would between two episodes
+        self._asked: tuple | None = None
 
     def check(self) -> None:
         """Raise FospError when a node has ended."""
@@ -122,6 +124,20 @@ class Stage:
         wanted = set(seeds)
         return [e for e in self.observer.episodes if e.task == task and e.seed in wanted]
 
+    def unlatch(self) -> None:
+        """Ask for a reset while the filter has latched; it refuses as long as the cause is present."""
+        now = time.monotonic()
+        if self._asked is not None:
+            future, asked, cause = self._asked
+            if future.done() and future.result().success:
+                self.resets.append(cause)
+                self._asked = None
+            elif now - asked > 1.0:
+                self._asked = None
+        elif self.observer.state.get('latched'):
+            client = self._clients['safety_filter/reset']
+            self._asked = client.call_async(self._trigger_type.Request()), now, self.observer.state['latched']
+
     def interventions(self) -> int:
         """Interventions of the filter since it was started."""
         return int(float(self.observer.state.get('interventions', 0)))
@@ -134,6 +150,7 @@ class Stage:
 
         def done():
             nonlocal shown
+            self.unlatch()
             episodes = [e for e in self.observer.episodes[seen:] if e.task == phase.task and e.seed in phase.seeds]
             for _ in episodes[shown:]:
                 progress.update(1)
@@ -152,6 +169,7 @@ class Stage:
         job = self.trigger('trainer/fine_tune')
 
         def over():
+            self.unlatch()
             message, values = self.observer.progress
             if values.get('job') != job:
                 return None
@@ -278,6 +296,8 @@ def play(args: argparse.Namespace, work: Path, bundle: Bundle, findings: report.
                                         [getattr(e, name) for e in phases[2].episodes])
                            for key, name in (('sr', 'success'), ('cv', 'violation'))}
         findings.latency_ms, findings.missed_deadlines = list(observer.latencies), observer.missed
+        findings.fine_tune['operator resets'] = f'{len(stage.resets)}' + (
+            f' ({", ".join(sorted(set(stage.resets)))})' if stage.resets else '')
         findings.film = film_of(stage, phases[2:], work / 'frames')
         stage.check()
     finally:

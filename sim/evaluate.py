@@ -121,14 +121,15 @@ def row(task: str, phase: str, results: list[Result]) -> dict:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp evaluate`."""
-    parser.add_argument('--suite', choices=SUITES, default='safereach')
+    parser.add_argument('--suite', choices=SUITES, default='safereach', help='environments (default: safereach)')
     parser.add_argument('--model', metavar='DIR', help='model bundle (default: models/safereach)')
     parser.add_argument('--task', action='append', metavar='T',
                         help=f'{", ".join(TASKS)} or all; may be repeated (default: standard)')
     parser.add_argument('--episodes', type=int, default=100, metavar='N', help='per task and policy (default: 100)')
     parser.add_argument('--seed', type=int, default=0, metavar='S',
                         help=f'layouts {FIRST_SEED} + {SEED_STRIDE} S and on, which no data set holds (default: 0)')
-    parser.add_argument('--policy', choices=('model', *KINDS, 'random'), default='model')
+    parser.add_argument('--policy', choices=('model', *KINDS, 'random'), default='model',
+                        help='what acts (default: model); the others are scripted and know the layout, or random')
     parser.add_argument('--filter', choices=('on', 'off'), default='on', help='safety filter behind the model')
     parser.add_argument('--through', choices=('core',), default='core', help='core: one process, no ROS')
     parser.add_argument('--no-corners', action='store_true',
