@@ -7,6 +7,7 @@ transition callbacks) and share one tear-down that tolerates partial state. `spi
 death of the parent, the order of destruction and the exit code.
 """
 
+import gc
 import os
 import select
 import signal
@@ -256,6 +257,8 @@ def spin_node(node_class: Callable[[], ManagedNode], args: list[str] | None = No
         ender.attach(executor)
         if node.p.autostart and not node.bring_up():
             raise FospError(f'node {node.get_name()}: {node.failure}')
+        gc.collect()
+        gc.freeze()  # what a node holds from here on is no garbage: later collections stay short
         while rclpy.ok() and not ender.event.is_set():
             executor.spin_once()
     except FospError as error:

@@ -54,8 +54,9 @@ class P:
             return ', '.join(self.choices)
         if self.low is None and self.high is None:
             return ''
-        low = '-inf' if self.low is None else f'{self.low:g}'
-        high = 'inf' if self.high is None else f'{self.high:g}'
+        whole = self.type.startswith('int')
+        low, high = (end if bound is None else str(int(bound)) if whole else f'{bound:g}'
+                     for end, bound in (('-inf', self.low), ('inf', self.high)))
         return f'{low} to {high}'
 
 

@@ -127,3 +127,11 @@ def test_every_parameter_has_a_text_and_a_unit_where_it_has_a_dimension(name):
     for p in node_table(name):
         assert p.text.strip().endswith('.'), p.name
         assert not p.name.endswith('_s') or p.unit == 's', p.name
+
+
+def test_the_reference_page_is_current():
+    pytest.importorskip('mujoco', reason='MuJoCo is not installed')
+    from fosp_ros import reference
+    if not reference.page_path().parent.parent.is_dir():
+        pytest.skip('docs/ is not part of an installed package')
+    assert reference.page_path().read_text() == reference.parameters_page(), 'run: python -m fosp_ros.reference'
