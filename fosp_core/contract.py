@@ -156,6 +156,8 @@ class Contract:
             data = yaml.safe_load(path.read_text())
         except OSError as error:
             raise ContractError(f'{path}: {error.strerror}') from None
+        except UnicodeDecodeError as error:
+            raise ContractError(f'{path}: not UTF-8 text: {error.reason} at byte {error.start}') from None
         except yaml.YAMLError as error:
             raise ContractError(f'{path}: not YAML: {" ".join(str(error).split())}') from None
         if not isinstance(data, dict):

@@ -113,3 +113,10 @@ def test_no_contract_at_all_is_one_line(tmp_path, text):
         Contract.load(path)
     with pytest.raises(ContractError, match='No such file'):
         Contract.load(tmp_path / 'absent.yaml')
+
+
+def test_a_file_that_is_not_text_is_one_line(tmp_path):
+    path = tmp_path / 'contract.yaml'
+    path.write_bytes(b'name: \xff\xfe')
+    with pytest.raises(ContractError, match='not UTF-8 text'):
+        Contract.load(path)
