@@ -210,3 +210,37 @@ def test_code_passes_ruff():
     done = subprocess.run([ruff, 'check', '--no-cache', '--output-format', 'concise', *files], cwd=ROOT,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_command_reference_names_every_command_and_option():
+    """An option that only `--help` knows is one that nobody finds; a documented one that is gone misleads."""
+    import argparse
+    import importlib
+
+    from fosp_core.bench import BENCHMARKS
+    from fosp_core.cli import COMMANDS
+    text = (ROOT / 'docs' / 'reference' / 'cli.md').read_text()
+    sections = dict(re.findall(r'^### (\S+)\n(.*?)(?=^### |\Z)', text, re.M | re.S))
+    assert set(sections) == set(COMMANDS)
+    modules = {name: [module] for name, (module, _) in COMMANDS.items()}
+    modules['bench'] = [module for module, _ in BENCHMARKS.values()]
+    for name, parts in modules.items():
+        if any(part.startswith('fosp_ros') for part in parts):
+            pytest.importorskip('rclpy')
+        options = set()
+        for part in parts:
+            parser = argparse.ArgumentParser(add_help=False)
+            importlib.import_module(part).add_arguments(parser)
+            options |= {o for a in parser._actions if a.help != argparse.SUPPRESS for o in a.option_strings}
+        documented = set(re.findall(r'`(--[a-z-]+)', sections[name]))
+        assert options - {'-h', '--help'} == documented, name
+
+
+def test_links_of_the_documents_lead_somewhere():
+    broken = []
+    for file in tracked():
+        if file.endswith('.md'):
+            for target in re.findall(r'\]\(([^)#]+)[^)]*\)', (ROOT / file).read_text()):
+                if '://' not in target and not (ROOT / file).parent.joinpath(target).exists():
+                    broken.append(f'{file}: {target}')
+    assert not broken
