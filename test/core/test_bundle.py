@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bundles: written whole, verified when opened, and each way of being wrong refused in one line."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -123,6 +124,9 @@ def test_change_after_open_is_found(tmp_path):
     refuse('filter.onnx', bundle.read, 'filter.onnx')
     refuse('filter.onnx', bundle.to_bytes)
     refuse("no file '../x'", bundle.read, '../x')
+    other = make(tmp_path / 'v2', 'v2')
+    resign(other.path, lambda m: m.update(steps=99))
+    refuse('manifest.json: changed since', other.to_bytes)
 
 
 @pytest.mark.parametrize(('edit', 'match'), [
@@ -245,14 +249,14 @@ def test_store_current_previous_and_prune(tmp_path):
     assert Bundle.open(tmp_path / 'store').version == 'v5'
 
 
-@pytest.mark.parametrize('call', ['rename', 'replace', 'symlink', 'fsync'])
+@pytest.mark.parametrize('call', ['rename', 'replace', 'symlink', 'unlink', 'fsync'])
 def test_a_crash_at_any_moment_leaves_a_valid_current(tmp_path, monkeypatch, call):
-    store = BundleStore(tmp_path / 'store')
-    new = make(tmp_path / 'v2', 'v2')
-    store.put(make(tmp_path / 'v1'))
-    store.set_current('v1')
+    new, old = make(tmp_path / 'v2', 'v2'), make(tmp_path / 'v1')
     real = getattr(os, call)
     for moment in range(1, 40):
+        store = BundleStore(tmp_path / f'store{moment}')
+        store.put(old)
+        store.set_current('v1')
         count = 0
 
         def crash(*args, moment=moment, **kwargs):
@@ -262,20 +266,15 @@ def test_a_crash_at_any_moment_leaves_a_valid_current(tmp_path, monkeypatch, cal
                 raise KeyboardInterrupt
             return real(*args, **kwargs)
 
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
             patch.setattr(os, call, crash)
-            try:
-                store.put(new)
-                store.set_current('v2')
-                finished = count < moment
-            except KeyboardInterrupt:
-                finished = False
+            store.put(new)
+            store.set_current('v2')
         assert store.current().version in ('v1', 'v2')
         assert set(store.versions()) <= {'v1', 'v2'}
-        if finished:
+        if count < moment:
             break
-        store.set_current('v1')
-    assert finished and store.current().version == 'v2'
+    assert count < moment and store.current().version == 'v2'
 
 
 def test_the_command_verifies_and_names_what_is_wrong(tmp_path, capsys):

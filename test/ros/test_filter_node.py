@@ -360,6 +360,18 @@ def test_a_slow_model_is_overtaken_by_the_watchdog(make):
     assert not any(v.any() for t, _, v in cell.sent if first < t < since + 1.5)
 
 
+@pytest.mark.parametrize(('settings', 'delay'), [({'deadline_s': 1.0}, 0.25),   # the watchdog's stop came first
+                                                 ({'watchdog_s': 1.0}, 0.09)])   # too late, if not for the watchdog
+def test_a_decision_that_comes_too_late_is_zero(make, settings, delay):
+    rig, cell, node = make(**settings)
+    moving(rig, cell)
+    Scripted.delay = delay
+    time.sleep(2 * delay + PERIOD)
+    since, misses = time.monotonic(), node.deadline_misses
+    rig.wait_for(lambda: node.deadline_misses >= misses + 3, 3.0, 'three late ticks')
+    assert not any(v.any() for t, _, v in cell.sent if t > since)
+
+
 def test_an_exception_in_the_tick_latches_and_goes_on_stopping(make, monkeypatch):
     rig, cell, node = make()
     moving(rig, cell)
@@ -375,9 +387,11 @@ def test_even_a_broken_decision_cannot_silence_the_stop(make, monkeypatch):
     moving(rig, cell)
     monkeypatch.setattr('fosp_core.safety.filter.decide', lambda *a: 1 / 0)
     since = time.monotonic()
-    time.sleep(1.0)
-    late = [v for t, _, v in cell.sent if t > since + 0.2]
-    assert len(late) >= 6 and not any(v.any() for v in late)
+    time.sleep(0.5)
+    cell.off.add('image')       # from here on the watchdog alone is left
+    time.sleep(0.7)
+    late = [(t, v) for t, _, v in cell.sent if t > since + 0.2]
+    assert not any(v.any() for _, v in late) and len([1 for t, _ in late if t > since + 0.7]) >= 4
 
 
 def test_a_new_model_is_swapped_in_and_bad_ones_are_refused(make, model, tmp_path):
