@@ -7,6 +7,8 @@ and an actor that waits for ever: every end of a job is said on `trainer/progres
 """
 
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -25,7 +27,7 @@ from fosp_core.data import messages
 from fosp_core.data.joiner import Label
 from fosp_core.deploy.bundle import Bundle
 from fosp_core.paths import config_file
-from fosp_ros import diagnostics, qos
+from fosp_ros import diagnostics, qos, shared_memory
 from fosp_ros.trainer_node import TrainerNode
 
 PERIOD = 100_000_000
@@ -191,3 +193,53 @@ def test_a_resumed_session_keeps_episodes_and_publishes_its_model(make, rig, toy
     assert again.session.path == path and again.session.episode_count == 2
     assert sorted(os.listdir(again.session.episodes)) == ['000001.npz', '000002.npz']
     assert again.resumed.version == 'toy'
+
+
+def test_a_killed_trainer_takes_its_worker_along_and_leaves_a_valid_session(rig, toy, tmp_path):
+    """kill -9 in the middle of a job: no orphan, `current` opens, and a resumed trainer has the episodes."""
+    contract = Contract.load(config_file('contract_safereach.yaml'))
+    client = rig.add(Client(contract))
+    work = tmp_path / 'work'
+    process = subprocess.Popen([
+        sys.executable, '-m', 'fosp_ros.trainer_node', '--ros-args', '-r', '__ns:=/fosp', '-p', f'model:={toy}', '-p',
+        f'work_dir:={work}', '-p', 'min_steps:=20', '-p', 'steps:=100000', '-p', 'require_calibration:=false'],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        rig.wait_for(lambda: all(p.get_subscription_count() for p in client.out.values()) and client.progress
+                     and client.calls['fine_tune'].service_is_ready(), 20.0, 'the trainer process')
+        time.sleep(0.5)
+        client.send(10**18, 30)
+        rig.wait_for(lambda: list(work.glob('sessions/*/episodes/*.npz')), what='the episode on disk')
+        assert client.call('fine_tune').success
+        worker = rig.wait_for(lambda: psutil.Process(process.pid).children(), what='the worker')[0]
+        rig.wait_for(lambda: any(p == 'training' and v.get('step', '0') != '0' for p, v in client.progress), 60.0,
+                     'a gradient step')
+        files = {f for f in shared_memory.opened_by(process.pid) if '_port' not in f}
+    finally:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs([worker], timeout=5)
+    shared_memory.remove(files)
+    assert not alive, 'the worker is an orphan'
+    session = next(work.glob('sessions/*'))
+    assert Bundle.open(session / 'models').version == 'toy'
+    again = rig.add(TrainerNode(namespace='again', parameter_overrides=[
+        Parameter('model', value=str(toy)), Parameter('work_dir', value=str(work)), Parameter('resume', value=True)]))
+    assert again.bring_up(), again.failure
+    assert again.session.step_count == 30 and again.session.discarded == []
+
+
+def test_a_worker_that_prints_nothing_also_ends_with_its_parent():
+    code = 'from fosp_ros.trainer_worker import end_with_parent; end_with_parent(0.1); import time; time.sleep(60)'
+    parent = subprocess.Popen([sys.executable, '-c', 'import subprocess, sys, time\n'
+                               f'print(subprocess.Popen([sys.executable, "-c", {code!r}]).pid, flush=True)\n'
+                               'time.sleep(60)'], stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(parent.stdout.readline()))
+    time.sleep(0.5)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    _, alive = psutil.wait_procs([worker], timeout=5)
+    for process in alive:
+        process.kill()
+    assert not alive
