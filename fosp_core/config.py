@@ -32,6 +32,7 @@ class NetworkConfig:
     vector_units: int = 1024
     bins: int = 255
     unimix: float = 0.01
+    posterior_scale: float = 1.0     # factor on the posterior's initial logits: less noise at the start (ours)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,8 @@ class WorldModelConfig:
     free_nats: float = 1.0
     cost_weight: float = 10.0
     vector_scale: float = 1.0
+    colour_weight: float = 0.0       # extra weight of saturated pixels: small coloured objects (ours)
+    autoencode: float = 0.0          # weight of decoding every third frame straight from the embedding (ours)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,13 +96,27 @@ class Decoder(nn.Module):
         x = self.linear(feature).unflatten(-1, (h, w, c)).permute(0, 3, 1, 2)
         return self.convs(x) + 0.5, self.vectors(feature) if self.vectors is not None else None
 
-    def loss(self, feature: Tensor, observation: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Squared errors, feature (..., F) -> each (...); keys `picture` and `vector`."""
+    def loss(self, feature: Tensor, observation: dict[str, Tensor], colour_weight: float = 0.0) -> dict[str, Tensor]:
+        """Squared errors, feature (..., F) -> each (...); keys `picture` and `vector`.
+
+        With `colour_weight` k a pixel weighs 1 + k s, s its saturation (largest minus smallest channel) in the target or
+        in the prediction, whichever is larger: else a few coloured pixels vanish beside a large grey arm.
+        """
         lead = feature.shape[:-1]
         picture, vector = self(feature.flatten(0, -2))
         target = stack_cameras(self.contract, observation)
-        losses = {'picture': F.mse_loss(picture, target, reduction='none').sum((1, 2, 3)).unflatten(0, lead)}
+        error = F.mse_loss(picture, target, reduction='none')
+        if colour_weight:
+            error = error * (1.0 + colour_weight * torch.maximum(self._saturation(target),
+                                                                 self._saturation(picture.detach())))
+        losses = {'picture': error.sum((1, 2, 3)).unflatten(0, lead)}
         if vector is not None:
             raw = torch.cat([observation[v.name] for v in self.contract.vectors], -1).flatten(0, -2)
             losses['vector'] = (vector - raw).square().sum(-1).unflatten(0, lead)
         return losses
+
+    def _saturation(self, picture: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape, each camera's saturation repeated over its channels, in [0, 1]."""
+        parts = picture.split([c.shape[2] for c in self.contract.cameras], 1)
+        return torch.cat([(p.amax(1, keepdim=True) - p.amin(1, keepdim=True)).clamp(0.0, 1.0).expand_as(p)
+                          for p in parts], 1)

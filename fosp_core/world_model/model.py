@@ -45,6 +45,11 @@ class WorldModel(nn.Module):
         self.reward = MLP(feature, net.layers, net.units, net.bins, output_scale=0.0)
         self.cost = MLP(feature, net.layers, net.units, net.bins)
         self.cont = MLP(feature, net.layers, net.units, 1)
+        with torch.no_grad():
+            self.rssm.post_logits.weight.mul_(net.posterior_scale)
+        # A short cut for learning alone: encoder and decoder learn to draw small objects through it at the speed of a
+        # plain autoencoder, and the categorical latent then only has to carry what both already know.
+        self.embed_feature = nn.Linear(self.encoder.size, feature) if config.autoencode else None
         self.register_buffer('bins', twohot_bins(net.bins), persistent=False)
 
     def loss(self, batch: dict[str, Tensor], gumbel: Tensor) -> tuple[Tensor, States, dict[str, Tensor]]:
@@ -56,9 +61,14 @@ class WorldModel(nn.Module):
         embedding = self.encoder(batch)
         deter, stoch, log_post, log_prior = self.rssm.observe(embedding, batch['action'], batch['is_first'], gumbel)
         feature = torch.cat([deter, stoch], -1)
-        losses = self.decoder.loss(feature, batch)
+        losses = self.decoder.loss(feature, batch, cfg.colour_weight)
         if 'vector' in losses:
             losses['vector'] = cfg.vector_scale * losses['vector']
+        if self.embed_feature is not None:
+            part = {c.name: batch[c.name][:, ::3] for c in self.contract.cameras}
+            part |= {v.name: batch[v.name][:, ::3] for v in self.contract.vectors}
+            straight = self.decoder.loss(self.embed_feature(embedding[:, ::3]), part, cfg.colour_weight)
+            losses['autoencode'] = cfg.autoencode * straight['picture']
         losses['reward'] = twohot_loss(self.reward(feature), batch['reward'], self.bins)
         weight = torch.where(batch['cost'] >= 1.0, cfg.cost_weight, 1.0)
         losses['cost'] = weight * twohot_loss(self.cost(feature), batch['cost'], self.bins)
