@@ -165,6 +165,13 @@ def test_a_silent_source_stops_within_two_periods_of_its_absence(make, fault, wo
     moving(rig, cell)                                 # not a latch: it resumes by itself
 
 
+def test_simulated_time_without_a_clock_stops_no_deadline(make):
+    rig, cell, _ = make(use_sim_time=True)
+    moving(rig, cell)
+    cell.off.add('image')
+    stops_within(rig, cell, time.monotonic(), 0.2 + PERIOD)
+
+
 def test_everything_silent_is_idle_and_goes_on_stopping(make):
     rig, cell, node = make()
     moving(rig, cell)
