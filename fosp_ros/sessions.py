@@ -58,6 +58,7 @@ class Session:
             except DataError as error:
                 self.discarded.append(str(error))
                 file.unlink(missing_ok=True)
+        self._prune()
 
     @property
     def episodes(self) -> Path:
@@ -91,11 +92,14 @@ class Session:
         save_episode(path, episode)
         self._steps[path] = len(episode)
         self._number += 1
+        self._prune()
+        return path
+
+    def _prune(self) -> None:
         while len(self._steps) > self._keep:
             oldest = next(iter(self._steps))
             oldest.unlink(missing_ok=True)
             del self._steps[oldest]
-        return path
 
     def snapshot(self, job: str) -> Path:
         """Return a folder with hard links to today's episodes: what comes or goes meanwhile cannot touch the job."""

@@ -131,7 +131,7 @@ def test_episodes_fine_tune_swap_and_a_clean_end(up):
     assert answer.success and answer.message == 'ft-0001'
     operator.call('sim_bridge/start')  # control goes on while the worker trains
     ends = ('published', 'failed', 'refused')
-    rig.wait_for(lambda: alive() and operator.progress and operator.progress[-1][0] in ends, 60.0, 'the end of the job')
+    rig.wait_for(lambda: alive() and operator.progress and operator.progress[-1][0] in ends, 150.0, 'the job to end')
     phase, values = operator.progress[-1]
     assert phase == 'published', values
     version = values['version']

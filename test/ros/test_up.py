@@ -63,19 +63,24 @@ def run(tmp_path, isolated):
         runner.stop(timeout=1.0)
 
 
-def litter():
-    return {f for f in os.listdir('/dev/shm') if shared_memory.NAME.match(f)}
+def segments(runner):
+    """Return the segments that the nodes have open; ports belong to the whole domain."""
+    return {f for pid in runner.pids.values() for f in shared_memory.opened_by(pid) if '_port' not in f}
+
+
+def left_over(files):
+    return files & set(os.listdir('/dev/shm'))
 
 
 def test_all_nodes_end_with_zero_and_the_critical_one_last(run):
-    before = litter()
     logged = []
     runner = run('good', 'good', 'good', log=logged.append)
     assert len(runner.pids) == 3 and runner.poll() == {}
     runner.check()
-    assert litter() - before, 'the test must see shared memory in use, or it proves nothing'
+    files = segments(runner)
+    assert files, 'the test must see shared memory in use, or it proves nothing'
     assert runner.stop() == {'node0': 0, 'node1': 0, 'node2': 0} and not runner.forced
-    assert litter() <= before
+    assert not left_over(files)
     stopped = {name: float(line.split()[1]) for name, lines in runner.lines.items() for line in lines
                if line.startswith('stopped')}
     assert stopped['node0'] > max(stopped['node1'], stopped['node2'])
@@ -83,9 +88,9 @@ def test_all_nodes_end_with_zero_and_the_critical_one_last(run):
 
 
 def test_a_node_that_is_killed_is_named_and_its_shared_memory_removed(run):
-    before = litter()
     runner = run('good', 'good')
     time.sleep(0.6)
+    files = segments(runner)
     runner.poll()  # notes which files the nodes have
     os.kill(runner.pids['node1'], signal.SIGKILL)
     end = time.monotonic() + 5
@@ -94,7 +99,7 @@ def test_a_node_that_is_killed_is_named_and_its_shared_memory_removed(run):
     with pytest.raises(FospError, match=r'node node1 ended \(signal SIGKILL\)'):
         runner.check()
     assert runner.stop() == {'node0': 0, 'node1': -9}
-    assert litter() <= before
+    assert not left_over(files)
 
 
 def test_a_node_that_refuses_its_configuration_is_named_with_its_reason(run):
