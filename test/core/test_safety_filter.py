@@ -254,7 +254,7 @@ def test_a_level_finer_than_float32_is_not_rounded():
     assert choose(risk, np.array([[1.0], [0.0]]), float(risk[0])) == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrays(np.float64, (9, 3), elements=st.floats(-0.25, 0.25)), arrays(np.float64, 9, elements=st.floats(0, 1)),
        arrays(np.float64, 9, elements=st.floats(0, 1)), st.floats(0, 1))
 def test_monotone_in_risk(commands, risk, more, level):
@@ -285,7 +285,7 @@ INPUTS = st.builds(
     enabled=st.sampled_from([True, True, False]))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(INPUTS, arrays(np.float64, 20, elements=st.floats(0, 1)), st.floats(0, 12),
                           st.booleans()), min_size=1, max_size=8), st.booleans())
 def test_whatever_comes_nothing_unproved_moves_and_no_limit_is_exceeded(ticks, moving):
@@ -315,7 +315,7 @@ def test_whatever_comes_nothing_unproved_moves_and_no_limit_is_exceeded(ticks, m
         np.testing.assert_array_equal(state.last, command)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(COMMANDS, arrays(np.float64, 20, elements=st.floats(0, 1)), st.floats(0, 1))
 def test_filtering_what_was_filtered_changes_nothing(proposal, risk, level):
     """With risk a function of the command alone, the sent command proposed again passes."""
@@ -358,7 +358,7 @@ def test_a_fault_of_our_own_latches(monkeypatch):
     assert reason is Reason.INTERNAL_FAULT and not command.any() and state.latched == (Reason.INTERNAL_FAULT,)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.one_of(st.none(), COMMANDS), arrays(np.float64, 3, elements=st.floats(0.3, 0.5)))
 def test_candidates_are_few_within_limits_and_begin_with_the_proposal(proposal, position):
     situation = Situation(position)

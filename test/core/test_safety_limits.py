@@ -38,7 +38,7 @@ def limited(command, situation=AT_REST, last=ZERO, limits=LIMITS):
     return apply_limits(np.asarray(command, np.float64), limits, situation, np.asarray(last, np.float64))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(vectors(10.0), situations, vectors(0.25))
 def test_no_limit_is_ever_exceeded(command, situation, last):
     sent, _ = limited(command, situation, last)
@@ -56,7 +56,7 @@ def test_no_limit_is_ever_exceeded(command, situation, last):
     assert not violations(sent, LIMITS, situation, last)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(vectors(10.0), situations, vectors(0.25))
 def test_limits_only_take_away_and_are_idempotent(command, situation, last):
     once, acted = limited(command, situation, last)
