@@ -124,7 +124,10 @@ class TrainConfig:
 
     batch: int = 16
     length: int = 64
-    steps: int = 10000
+    steps: int = 10000               # world model and behaviour together
+    behaviour_steps: int = 0         # then behaviour alone, on the states of the frozen world model (ours)
+    behaviour_batch: int = 64
+    behaviour_length: int = 9
     seed: int = 0
     log_every: int = 50
     save_every: int = 500

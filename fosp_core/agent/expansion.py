@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fosp_core.config import ExpansionConfig
 
+TIE = 1e-3
+
 
 def scores(value: Tensor, cost_value: Tensor, config: ExpansionConfig) -> Tensor:
     """S_k = Q^r - kappa Q^c, (N, K) each."""
@@ -20,14 +22,15 @@ def probabilities(score: Tensor, cost_value: Tensor, reach: Tensor, config: Expa
     """Choice probabilities (N, 2) for candidates (offline, online).
 
     softmax(inverse temperature * S). With the reachability gate: if exactly one candidate has p <= gate it is taken; if
-    none has, the one with the lower Q^c.
+    none has, the one with the lower Q^c (the offline one when they are equal to within TIE: rounding in another
+    runtime must not flip the choice).
     """
     soft = torch.softmax(config.inverse_temperature * score, -1)
     if config.reach_gate < 0:
         return soft
     ok = (reach <= config.reach_gate).to(soft.dtype)
     count = ok.sum(-1, keepdim=True)
-    first = (cost_value[:, :1] <= cost_value[:, 1:]).to(soft.dtype)
+    first = (cost_value[:, :1] <= cost_value[:, 1:] + TIE).to(soft.dtype)
     lower = torch.cat([first, 1.0 - first], -1)
     return torch.where(count == 2, soft, torch.where(count == 1, ok, lower))
 

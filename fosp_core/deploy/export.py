@@ -122,7 +122,9 @@ def check_parity(model: bytes, feeds: dict[str, np.ndarray], expected: dict[str,
         result = dict(zip(outputs, session.run(None, feed)))
         deter, stoch = result['deter_next'], result['stoch_next']
         for name, value in result.items():
-            difference = float(np.abs(value.astype(np.float64) - expected[name][t]).max())
+            truth = expected[name][t].astype(np.float64)
+            # Absolute for what is of order one, relative for large scores: float32 has seven digits.
+            difference = float((np.abs(value.astype(np.float64) - truth) / np.maximum(1.0, np.abs(truth))).max())
             if not difference <= tolerance:
                 raise BundleError(f'{where}: output {name} differs from torch by {difference:.2e} at probe step {t}, '
                                   f'allowed {tolerance:.0e}')

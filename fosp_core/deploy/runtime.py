@@ -52,7 +52,7 @@ def make_session(model: bytes, where: str):
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
-    except Exception as error:  # onnxruntime raises several unrelated types for a bad model
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises several unrelated types for a bad model
         raise BundleError(f'{where}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}') from None
 
 

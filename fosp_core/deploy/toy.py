@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m fosp_core.deploy.toy OUT`: a bundle of debug size with random weights, for tests. It says so in its card."""
+"""`python -m fosp_core.deploy.toy OUT`: a debug-size bundle of random weights, for tests; its card says so."""
 
 import sys
 from pathlib import Path
@@ -17,8 +17,8 @@ def make_toy(out: Path, contract: Contract | None = None, seed: int = 0, version
     contract = contract or Contract.load(config_file('contract_safereach.yaml'))
     learner = Learner(contract, Config.load('debug'), seed=seed)
     learner.agent.freeze_offline()
-    calibration = {'schema': 1, 'reachability': {'level': 1.0, 'alpha': 0.1, 'n': 0},
-                   'surprise': {'level_slow': 1e9, 'level_stop': 1e9, 'alpha': 0.1, 'n': 0}, 'data_hash': 'none'}
+    calibration = {'schema': 1, 'reachability': {'level': 1.0, 'alpha': 0.1, 'n': 1},
+                   'surprise': {'level_slow': 1e9, 'level_stop': 1e9, 'alpha': 0.1, 'n': 1}, 'data_hash': 'none'}
     return export_bundle(learner.agent, Path(out), version=version, name='toy', calibration=calibration,
                          data_hash='none', seed=seed, steps=0, metrics={},
                          card='# Toy\n\nRandom weights, for tests. Never for a robot.\n')

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     learner._apply = applied
     sample = timed('replay_sampling', replay.sample)
     whole = []
-    for i in range(args.steps + 2):
+    for _ in range(args.steps + 2):
         begin = synchronise()
         learner.update(sample(cfg.batch, cfg.length, learner.rng))
         whole.append(synchronise() - begin)

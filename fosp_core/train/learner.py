@@ -69,8 +69,13 @@ class Learner:
                                     f'the last checkpoint is intact')
         tensors = self.to_device(batch)
         states, metrics = self._world_model(tensors)
-        feature = states.feature
-        metrics |= self._behaviour(states, feature, tensors)
+        return self._finish(metrics | self._behaviour(states, states.feature, tensors))
+
+    def update_behaviour(self, states: States, batch: dict[str, Tensor]) -> dict[str, float]:
+        """One gradient step of everything but the world model, on its posterior states (B, T, ...)."""
+        return self._finish(self._behaviour(states, states.feature, batch))
+
+    def _finish(self, metrics: dict[str, Tensor]) -> dict[str, float]:
         self.agent.update_targets()
         self.step += 1
         values = torch.stack([v.to(torch.float64).reshape(()) for v in metrics.values()]).tolist()

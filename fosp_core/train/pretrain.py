@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             raise TrainingError(f'{found[-1]}/state.json: data_hash {str(state.get("data_hash"))[:12]}, expected '
                                 f'{hashed[:12]} of the bags given')
         print(f'resuming from {found[-1]}', file=report)
-    train_loop(learner, replay, config.train.steps, out, {'data_hash': hashed})
+    train_loop(learner, replay, out, {'data_hash': hashed})
     bundle = finish(learner, held, out, args, info, hashed)
     print(f'bundle {bundle.path}', file=report)
     if args.json:
@@ -96,29 +96,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_loop(learner, replay, steps: int, out: Path, extra: dict) -> None:
-    """Gradient steps up to `steps`, with progress bar, TensorBoard, metrics.jsonl and checkpoints in `out`."""
+def train_loop(learner, replay, out: Path, extra: dict) -> None:
+    """Joint steps, then behaviour steps, with progress bar, TensorBoard, metrics.jsonl and checkpoints in `out`."""
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
     from fosp_core.train.checkpoint import save_checkpoint
+    from fosp_core.train.features import FeatureReplay
     cfg = learner.config.train
+    total = cfg.steps + cfg.behaviour_steps
     out.mkdir(parents=True, exist_ok=True)
     writer = SummaryWriter(out / 'tensorboard', purge_step=learner.step or None)
-    bar = tqdm(total=steps, initial=learner.step, unit='step', desc='pretrain', mininterval=1.0,
+    bar = tqdm(total=total, initial=learner.step, unit='step', desc='pretrain', mininterval=1.0,
                disable=None if os.environ.get('CI') is None else True)
+    features = None
     with open(out / 'metrics.jsonl', 'a') as log:
-        while learner.step < steps:
-            metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
+        while learner.step < total:
+            if learner.step < cfg.steps:
+                metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
+            else:
+                features = features or FeatureReplay(learner.agent, replay)
+                metrics = learner.update_behaviour(*features.sample(cfg.behaviour_batch, cfg.behaviour_length,
+                                                                    learner.rng))
             bar.update()
-            if learner.step % cfg.log_every == 0 or learner.step == steps:
+            if learner.step % cfg.log_every == 0 or learner.step == total:
                 for key, value in metrics.items():
                     writer.add_scalar(key, value, learner.step)
                 log.write(json.dumps({'step': learner.step} | {k: round(v, 6) for k, v in metrics.items()}) + '\n')
                 log.flush()
-                bar.set_postfix(model=f'{metrics["model/loss"]:.1f}', picture=f'{metrics["model/picture"]:.1f}',
-                                actor=f'{metrics["actor/loss"]:.2f}')
-            if learner.step % cfg.save_every == 0 or learner.step == steps:
+                bar.set_postfix({k.split('/')[1]: f'{metrics[k]:.2f}' for k in
+                                 ('model/picture', 'actor/loss', 'reach/loss') if k in metrics})
+            if learner.step % cfg.save_every == 0 or learner.step in (cfg.steps, total):
                 save_checkpoint(out / 'checkpoints', learner, extra)
     bar.close()
     writer.close()

@@ -5,8 +5,17 @@
 import pytest
 import torch
 
-from fosp_core.nn.distributions import (categorical_kl, sample_onehot, symexp, symlog, twohot, twohot_bins,
-                                        twohot_loss, twohot_mean, unimix_logits)
+from fosp_core.nn.distributions import (
+    categorical_kl,
+    sample_onehot,
+    symexp,
+    symlog,
+    twohot,
+    twohot_bins,
+    twohot_loss,
+    twohot_mean,
+    unimix_logits,
+)
 
 BINS = twohot_bins(255)
 

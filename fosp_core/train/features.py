@@ -1,0 +1,47 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Posterior states of a whole replay under a frozen world model, for the behaviour phase of pretraining.
+
+Once the world model stands still, encoding a frame again and again teaches nothing: the states are computed once, over
+whole episodes and at the latent's mode, which is exactly what the deployed graphs see.
+"""
+
+import numpy as np
+import torch
+
+from fosp_core.agent.agent import Agent
+from fosp_core.data.replay import Replay
+from fosp_core.world_model.model import States
+
+_KEYS = ('action', 'reward', 'cost', 'is_first', 'is_terminal')
+
+
+class FeatureReplay:
+    """The replay's stream as deter (N, D), stoch (N, S*K), action (N, A) and scalars (N,), float32 on one device."""
+
+    def __init__(self, agent: Agent, replay: Replay):
+        device = next(agent.parameters()).device
+        rssm = agent.world_model.rssm
+        deters, stochs = [], []
+        with torch.no_grad():
+            for episode in replay.episodes:
+                batch = {k: torch.from_numpy(np.ascontiguousarray(v)).unsqueeze(0).to(device)
+                         for k, v in (episode.images | episode.vectors).items()}
+                action = torch.from_numpy(episode.action).unsqueeze(0).to(device)
+                is_first = torch.from_numpy(episode.is_first).unsqueeze(0).to(device)
+                gumbel = torch.zeros(1, len(episode), rssm.stoch, rssm.classes, device=device)
+                deter, stoch, _, _ = rssm.observe(agent.world_model.encoder(batch), action, is_first, gumbel)
+                deters.append(deter[0])
+                stochs.append(stoch[0])
+        self.deter, self.stoch = torch.cat(deters), torch.cat(stochs)
+        self.series = {k: torch.from_numpy(np.concatenate([getattr(e, k) for e in replay.episodes])).to(device)
+                       for k in _KEYS}
+
+    def __len__(self) -> int:
+        return len(self.deter)
+
+    def sample(self, batch: int, length: int, rng: np.random.Generator) -> tuple[States, dict[str, torch.Tensor]]:
+        """Return windows as in `Replay.sample`: states (B, L, ...) and the batch without its observations."""
+        start = rng.integers(0, len(self), size=batch)
+        index = torch.from_numpy((start[:, None] + np.arange(length)) % len(self)).to(self.deter.device)
+        return States(self.deter[index], self.stoch[index]), {k: v[index] for k, v in self.series.items()}
