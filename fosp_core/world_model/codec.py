@@ -99,8 +99,8 @@ class Decoder(nn.Module):
     def loss(self, feature: Tensor, observation: dict[str, Tensor], colour_weight: float = 0.0) -> dict[str, Tensor]:
         """Squared errors, feature (..., F) -> each (...); keys `picture` and `vector`.
 
-        With `colour_weight` k a pixel weighs 1 + k s, s its saturation (largest minus smallest channel) in the target or
-        in the prediction, whichever is larger: else a few coloured pixels vanish beside a large grey arm.
+        With `colour_weight` k a pixel weighs 1 + k s, s its saturation (largest minus smallest channel) in the target
+        or in the prediction, whichever is larger: else a few coloured pixels vanish beside a large grey arm.
         """
         lead = feature.shape[:-1]
         picture, vector = self(feature.flatten(0, -2))
