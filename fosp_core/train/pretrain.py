@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--threads', type=int, default=None, help='torch threads (default: all cores)')
     parser.add_argument('--set', action='append', default=[], metavar='SECTION.KEY=VALUE', dest='overrides')
+    parser.add_argument('--init', metavar='RUN', default=None,
+                        help='start from the newest checkpoint of another run folder, whatever data it saw')
     parser.add_argument('--no-resume', action='store_true', help='refuse to go on from checkpoints in --out')
     parser.add_argument('--json', metavar='PATH', default=None, help='write a summary; - for standard output')
 
@@ -87,6 +89,12 @@ def run(args: argparse.Namespace) -> int:
             raise TrainingError(f'{found[-1]}/state.json: data_hash {str(state.get("data_hash"))[:12]}, expected '
                                 f'{hashed[:12]} of the bags given')
         print(f'resuming from {found[-1]}', file=report)
+    elif args.init:
+        earlier = list_checkpoints(Path(args.init) / 'checkpoints')
+        if not earlier:
+            raise TrainingError(f'{args.init}/checkpoints: no checkpoint to start from')
+        load_checkpoint(earlier[-1], learner)
+        print(f'starting from {earlier[-1]}', file=report)
     train_loop(learner, replay, out, {'data_hash': hashed})
     bundle = finish(learner, held, out, args, info, hashed)
     print(f'bundle {bundle.path}', file=report)
