@@ -16,6 +16,7 @@ from fosp_sim.safereach import SafeReachEnv, parse_task
 
 STAMP_ZERO_NS = 1_000_000_000_000_000_000       # a fixed date, so that a seed gives the same bag
 EPISODE_GAP_NS = 2_000_000_000
+EVALUATION_SEEDS = 1_000_000    # layouts from here on are never in a data set
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +89,9 @@ def run(args: argparse.Namespace) -> int:
         raise FospError(f'--mix {args.mix!r}: expected a comma-separated list of {", ".join(KINDS)}')
     if args.episodes < 1:
         raise FospError(f'--episodes {args.episodes}: expected at least 1')
+    if not 0 <= args.seed <= EVALUATION_SEEDS - args.episodes:
+        raise FospError(f'--seed {args.seed} with --episodes {args.episodes}: expected seeds from 0 to below '
+                        f'{EVALUATION_SEEDS}; those from there on are for evaluation alone')
     if not args.out and not args.npz:
         raise FospError('--out is missing: name the bag folder to write')
     if args.out and args.out.exists():
