@@ -113,3 +113,26 @@ def rig(isolated):
     rig = Rig()
     yield rig
     rig.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Give a failed test of this folder one more try, and say so.
+
+    Real processes meet real discovery and real time: beside a busy neighbour a deadline of seconds can be missed
+    once. A fault of ours fails twice.
+    """
+    if item.path.parent.name != 'ros':     # this hook is called for every folder
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for last in (False, True):
+        reports = item.config.pluginmanager.getplugin('runner').runtestprotocol(item, nextitem=nextitem, log=False)
+        failed = [r for r in reports if r.failed]
+        if last or not failed:
+            break
+        print(f'\nsecond try of {item.nodeid}: {str(failed[0].longrepr).splitlines()[-1][:200]}')
+        item._initrequest()
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
