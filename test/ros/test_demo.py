@@ -189,7 +189,7 @@ def test_a_dead_node_fails_the_demo_and_leaves_no_process(toy, tmp_path):
     assert not psutil.wait_procs(everyone, timeout=10)[1]
 
 
-@pytest.mark.xfail(strict=False, reason='open: failed in two runs; in the first, the output did not name the rogue')
+@pytest.mark.xfail(strict=False, reason='open: failed twice; first time: the output did not name the rogue')
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_second_commander_fails_the_demo(toy, tmp_path, rig):

@@ -106,7 +106,7 @@ def own_files(processes):
     return files
 
 
-@pytest.mark.xfail(strict=False, reason='open: failed in two runs; in the first, joined and kept steps differed (207, 144)')
+@pytest.mark.xfail(strict=False, reason='open: failed twice; first time: joined and kept steps differed (207, 144)')
 def test_episodes_fine_tune_swap_and_a_clean_end(up):
     rig, operator, start = up
     graph_process = start('sim_bridge.episodes=3', 'sim_bridge.realtime_factor=2.0', 'sim_bridge.seed=7',
