@@ -25,6 +25,7 @@ from fosp_ros.diagnostics import values_of
 
 FILTER = 'safety_filter'
 REMEMBERED = 400        # ticks of the running episode
+NAMELESS_S = 5.0        # how long discovery may take to name the node of a publisher
 
 
 @dataclasses.dataclass
@@ -99,6 +100,7 @@ class Observer:
         self.progress: tuple[str, dict] = ('', {})
         self.diagnostics: dict[str, dict] = {}  # node name -> newest values
         self.foreign_publishers: set[str] = set()
+        self._nameless: dict[bytes, float] = {}     # publisher -> since when its node has no name
         self._ticks: collections.OrderedDict[int, Tick] = collections.OrderedDict()
         # Stamp -> when its picture (before that, its label) was published, ns, and when its label came here, s.
         self._waiting: collections.OrderedDict[int, list] = collections.OrderedDict()
@@ -214,8 +216,14 @@ class Observer:
     def check_publishers(self) -> None:
         """Note every publisher of `command_out` that is not the filter, and more than one filter."""
         endpoints = self.node.get_publishers_info_by_topic(self.node.resolve_topic_name('command_out'))
-        names = [e.node_name for e in endpoints]
+        # The graph knows an endpoint before it knows its node: a name is unknown for a moment, then for ever a fault.
+        nameless = {bytes(e.endpoint_gid) for e in endpoints if 'UNKNOWN' in e.node_name}
+        now = time.monotonic()
+        self._nameless = {gid: self._nameless.get(gid, now) for gid in nameless}
+        names = [e.node_name for e in endpoints if bytes(e.endpoint_gid) not in nameless]
         foreign = {n for n in names if n != FILTER}
+        if any(now - since > NAMELESS_S for since in self._nameless.values()):
+            foreign.add('a node without a name')
         if names.count(FILTER) > 1:
             foreign.add(f'a second {FILTER}')
         with self.lock:

@@ -6,6 +6,7 @@ Nodes are always destroyed before the context: a context shut down first leaves 
 test's client would be matched with a dead server.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -105,6 +106,11 @@ class Rig:
             node.destroy_node()
         self.executor.shutdown()
         rclpy.try_shutdown()
+        # Nodes are parts of reference cycles, and those that were active froze them for the collector. Until they are
+        # collected their participant lives on, and beyond the 32nd of a domain no other process is found.
+        self.nodes.clear()
+        gc.unfreeze()
+        gc.collect()
 
 
 @pytest.fixture

@@ -196,7 +196,6 @@ def test_a_resumed_session_keeps_episodes_and_publishes_its_model(make, rig, toy
     assert again.resumed.version == 'toy'
 
 
-@pytest.mark.xfail(strict=False, reason='open: failed twice; first time: the trainer was not discovered in 20 s')
 def test_a_killed_trainer_takes_its_worker_along_and_leaves_a_valid_session(rig, toy, tmp_path):
     """kill -9 in the middle of a job: no orphan, `current` opens, and a resumed trainer has the episodes."""
     contract = Contract.load(config_file('contract_safereach.yaml'))
