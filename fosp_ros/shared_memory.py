@@ -60,7 +60,7 @@ def _owner_is_dead(segment: str) -> bool:
 def remove(ours: Iterable[str], ending: int | None = None) -> list[str]:
     """Remove those of `ours` (and their locks) that nothing has open any more; return what was removed.
 
-    Process `ending` does not count: one that is about to end by force cleans up after itself.
+    Process `ending` does not count: one that is about to end by force cleans up after itself, also what others read.
     """
     wanted = {_base(name) for name in ours}
     left = {name for name in (os.listdir(FOLDER) if FOLDER.is_dir() else ())
@@ -71,7 +71,9 @@ def remove(ours: Iterable[str], ending: int | None = None) -> list[str]:
     for entry in os.listdir('/proc'):
         if entry.isdigit() and int(entry) != ending:
             used |= {_base(name) for name in opened_by(int(entry))}
-    doomed = {base for base in {_base(name) for name in left} if base not in used or _owner_is_dead(base)}
+    own = {_base(name) for name in opened_by(ending) if name.endswith('_el')} if ending else set()   # it holds the lock
+    doomed = {base for base in {_base(name) for name in left}
+              if base not in used or '_port' not in base and base in own or _owner_is_dead(base)}
     removed = []
     for name in sorted(left):
         with contextlib.suppress(OSError):

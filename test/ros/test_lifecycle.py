@@ -6,6 +6,8 @@ Guards against: an exception in a transition that nobody sees (rclpy swallows it
 nodes as orphans; a node that outlives the one who started it; a finished node whose services stay discoverable.
 """
 
+import contextlib
+import mmap
 import os
 import signal
 import subprocess
@@ -129,12 +131,16 @@ def test_a_node_ends_when_the_process_that_started_it_is_killed(tmp_path):
 def test_a_node_that_hangs_in_its_stop_is_ended_by_force(tmp_path):
     process = start(tmp_path, '-p', 'mode:=hangs')
     files = shared_memory.opened_by(process.pid)
-    assert files
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 1 and 'ended by force' in err
-    # Ports are shared by all processes of a domain; the segment is this process's own.
+    # Ports are shared by all processes of a domain; the segment is this process's own, also while another reads it.
     own = {name for name in files if '_port' not in name}
+    with contextlib.ExitStack() as readers:
+        for name in own:
+            if not name.endswith('_el'):
+                file = readers.enter_context(open(shared_memory.FOLDER / name, 'rb'))
+                readers.enter_context(mmap.mmap(file.fileno(), 4096, access=mmap.ACCESS_READ))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1 and 'ended by force' in err
     assert own and not own & set(os.listdir('/dev/shm')), 'shared memory was left behind'
 
 
