@@ -91,7 +91,10 @@ def test_a_node_that_is_killed_is_named_and_its_shared_memory_removed(run):
     runner = run('good', 'good')
     time.sleep(0.6)
     files = segments(runner)
-    runner.poll()  # notes which files the nodes have
+    end = time.monotonic() + 5
+    while not files <= runner._files and time.monotonic() < end:
+        runner.poll()  # notes, about once a second, which files the nodes have
+        time.sleep(0.1)
     os.kill(runner.pids['node1'], signal.SIGKILL)
     end = time.monotonic() + 5
     while not runner.poll() and time.monotonic() < end:
