@@ -70,6 +70,9 @@ class BehaviourConfig:
     in_sample: bool = True           # L_Q2 and V on dataset actions; False: imagined actions only
     reach_discount: float = 0.99
     reach_lr_scale: float = 0.3      # slower than the critics (RESPO's time-scales)
+    reach_lam: float = 0.0           # multi-step targets on dataset windows; 0: one step (ours)
+    reach_dropout: float = 0.0       # while training (ours)
+    reach_imagined: float = 1.0      # weight of the term on imagined steps (ours)
     cost_threshold: float = 0.5      # imagined violation
     actor_objective: str = 'in_sample'  # in_sample: weighted regression | dynamics: through the world model
     weight_form: str = 'mixture'     # mixture | product | uniform (behaviour cloning)
@@ -128,6 +131,7 @@ class TrainConfig:
     behaviour_steps: int = 0         # then behaviour alone, on the states of the frozen world model (ours)
     behaviour_batch: int = 64
     behaviour_length: int = 9
+    behaviour_final_lr: float = 1.0  # of every learning rate at the end of that phase, along a cosine (ours)
     seed: int = 0
     log_every: int = 50
     save_every: int = 500

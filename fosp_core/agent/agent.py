@@ -218,10 +218,14 @@ class Agent(nn.Module):
             noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)
             following = self.reach_target(arrival, mean + std * noise)
             cont = 1.0 - batch['is_terminal'][:, 1:].to(feature.dtype)
-            data = torch.maximum((batch['cost'][:, 1:] > 0).to(feature.dtype), cfg.reach_discount * cont * following)
-        logits = self.reach.logit(rollout.feature[:-1], rollout.action[:-1])
-        loss = (rollout.weight[:-1] * F.binary_cross_entropy_with_logits(logits, imagined, reduction='none')).mean()
-        logits = self.reach.logit(feature[:, :-1], batch['action'][:, :-1])
+            data = returns.reach_windows((batch['cost'][:, 1:] > 0).to(feature.dtype), cont, following,
+                                         returns.last_of_window(batch['is_first']), cfg.reach_discount, cfg.reach_lam)
+        logits = self.reach.logit(feature[:, :-1], batch['action'][:, :-1], cfg.reach_dropout, generator)
         data_loss = F.binary_cross_entropy_with_logits(logits, data, reduction='none')
+        loss = torch.zeros((), device=feature.device)
+        if cfg.reach_imagined:
+            logits = self.reach.logit(rollout.feature[:-1], rollout.action[:-1], cfg.reach_dropout, generator)
+            loss = cfg.reach_imagined * (rollout.weight[:-1] * F.binary_cross_entropy_with_logits(
+                logits, imagined, reduction='none')).mean()
         loss = loss + returns.masked_mean(data_loss, returns.pair_mask(batch['is_first']))
         return loss, {'reach/loss': loss.detach(), 'reach/imagined': imagined.mean(), 'reach/data': data.mean()}

@@ -42,6 +42,28 @@ def reach_rollout(violation: Tensor, cont: Tensor, bootstrap: Tensor, discount: 
     return torch.stack(out[::-1])
 
 
+def reach_windows(violation: Tensor, cont: Tensor, following: Tensor, last: Tensor, discount: float,
+                  lam: float) -> Tensor:
+    """Arrival-form reachability targets of dataset pairs, multi-step by `lam` (ours; 0 is RESPO's one step).
+
+    violation, cont, following (B, T - 1) belong to the arrival records 1..T-1 of windows of T: cost there, continue
+    flag, p(s, a' ~ pi). last (B, T - 1): nothing of the same episode follows the arrival in the window. Returns
+    (B, T - 1): y_t = max(violation_{t+1}, discount cont_{t+1} m_{t+1}), m = (1 - lam) following + lam y, following
+    alone where `last`.
+    """
+    target, out = following[:, -1], []
+    for t in reversed(range(violation.shape[1])):
+        mixed = torch.where(last[:, t], following[:, t], (1.0 - lam) * following[:, t] + lam * target)
+        target = torch.maximum(violation[:, t], discount * cont[:, t] * mixed)
+        out.append(target)
+    return torch.stack(out[::-1], 1)
+
+
+def last_of_window(is_first: Tensor) -> Tensor:
+    """Whether the arrival record of each pair has no successor in its window: is_first (B, T) -> bool (B, T - 1)."""
+    return torch.cat([is_first[:, 2:], torch.ones_like(is_first[:, :1])], 1).to(torch.bool)
+
+
 def pair_mask(is_first: Tensor) -> Tensor:
     """1 where (s_t, a_t) -> s_{t+1} stays in one episode: is_first (B, T) -> float (B, T - 1)."""
     return 1.0 - is_first[:, 1:].to(torch.float32)

@@ -61,6 +61,16 @@ class MLP(nn.Module):
         self.output = nn.Linear(units, outputs) if outputs else nn.Identity()
         init_weights(self.output, output_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs or units)."""
-        return self.output(self.hidden(x))
+    def forward(self, x: Tensor, drop: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+        """(..., inputs) -> (..., outputs or units).
+
+        `drop` is the dropout rate behind each hidden layer; its mask comes from `generator`, so that a run resumes
+        exactly (nn.Dropout draws from torch's global one).
+        """
+        if not drop:
+            return self.output(self.hidden(x))
+        for layer in self.hidden:
+            x = layer(x)
+            keep = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device) >= drop
+            x = x * keep / (1.0 - drop)
+        return self.output(x)

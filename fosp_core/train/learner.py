@@ -43,14 +43,19 @@ class Learner:
             'actor': torch.optim.Adam(agent.actor.parameters(), bh.lr, eps=bh.eps, **options),
             'critic': torch.optim.Adam(critic_parameters, bh.lr, eps=bh.eps, **options),
             'reach': torch.optim.Adam(agent.reach.parameters(), bh.lr * bh.reach_lr_scale, eps=bh.eps, **options)}
+        self._lr = {name: o.param_groups[0]['lr'] for name, o in self.optimizers.items()}
+
+    def scale_lr(self, factor: float) -> None:
+        """Set every learning rate to `factor` times the configured one."""
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group['lr'] = factor * self._lr[name]
 
     def begin_online(self) -> None:
         """Freeze the offline policy and go on with the online phase's losses."""
         self.agent.freeze_offline(reset_online=self.config.expansion.init == 'fresh')
         self.online = True
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group['lr'] *= self.config.expansion.online_lr_scale
+        self.scale_lr(self.config.expansion.online_lr_scale)
 
     def end_episode(self, cost: float) -> None:
         """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others)."""

@@ -4,6 +4,7 @@
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -104,6 +105,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def behaviour_lr(progress: float, final: float) -> float:
+    """Factor of the learning rates in the behaviour phase: a half cosine from 1 to `final`, progress in [0, 1]."""
+    return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
 def train_loop(learner, replay, out: Path, extra: dict) -> None:
     """Joint steps, then behaviour steps, with progress bar, TensorBoard, metrics.jsonl and checkpoints in `out`."""
     from torch.utils.tensorboard import SummaryWriter
@@ -124,6 +130,7 @@ def train_loop(learner, replay, out: Path, extra: dict) -> None:
                 metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
             else:
                 features = features or FeatureReplay(learner.agent, replay)
+                learner.scale_lr(behaviour_lr((learner.step - cfg.steps) / cfg.behaviour_steps, cfg.behaviour_final_lr))
                 metrics = learner.update_behaviour(*features.sample(cfg.behaviour_batch, cfg.behaviour_length,
                                                                     learner.rng))
             bar.update()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fosp_core.agent import returns
 from fosp_core.agent.returns import expectile_weight, lambda_return, masked_mean, pair_mask, reach_rollout
 
 GAMMA, LAM = 1 - 1 / 333, 0.95
@@ -82,3 +83,29 @@ def test_pairs_take_the_arrival_record_and_never_cross_an_episode():
     assert (reward[:, 1:] * mask).tolist() == [[1, 2, 0, 4]]
     assert masked_mean(torch.tensor([[1., 2., 100., 3.]]), mask).item() == pytest.approx(2.0)
     assert np.isfinite(masked_mean(torch.ones(2), torch.zeros(2)).item())
+
+
+def test_multi_step_reachability_is_one_step_at_zero_and_the_recursion_at_one():
+    violation = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
+    cont, following = torch.ones(1, 4), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    last = returns.last_of_window(torch.tensor([[True, False, False, False, False]]))
+    assert last.tolist() == [[False, False, False, True]]
+    one = returns.reach_windows(violation, cont, following, last, 0.9, 0.0)
+    torch.testing.assert_close(one, torch.maximum(violation, 0.9 * following))
+    full = returns.reach_windows(violation, cont, following, last, 0.9, 1.0)
+    torch.testing.assert_close(full, torch.tensor([[0.81, 0.9, 1.0, 0.36]]))
+    half = returns.reach_windows(violation, cont, following, last, 0.9, 0.5)
+    torch.testing.assert_close(half[0, 1], torch.tensor(0.9 * (0.5 * 0.2 + 0.5 * 1.0)))
+
+
+def test_multi_step_reachability_ends_with_the_episode():
+    """Records 0, 1 | 2, 3: a violation of the second episode must not reach the first one; a terminal stops too."""
+    is_first = torch.tensor([[True, False, True, False]])
+    last = returns.last_of_window(is_first)
+    assert last.tolist() == [[True, False, True]]
+    violation = torch.tensor([[0.0, 0.0, 1.0]])
+    following = torch.tensor([[0.5, 0.2, 0.0]])
+    target = returns.reach_windows(violation, torch.ones(1, 3), following, last, 0.9, 1.0)
+    torch.testing.assert_close(target[0, 0], torch.tensor(0.45))
+    ended = returns.reach_windows(violation, torch.zeros(1, 3), following, last, 0.9, 1.0)
+    assert ended[0, 0] == 0.0
