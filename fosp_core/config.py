@@ -128,6 +128,7 @@ class TrainConfig:
     batch: int = 16
     length: int = 64
     steps: int = 10000               # world model and behaviour together
+    final_lr: float = 1.0            # of every learning rate at the end of these steps, along a cosine (ours)
     behaviour_steps: int = 0         # then behaviour alone, on the states of the frozen world model (ours)
     behaviour_batch: int = 64
     behaviour_length: int = 9

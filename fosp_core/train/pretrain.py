@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', type=int, default=None, help='torch threads (default: all cores)')
     parser.add_argument('--set', action='append', default=[], metavar='SECTION.KEY=VALUE', dest='overrides')
     parser.add_argument('--init', metavar='RUN', default=None,
-                        help='start from the newest checkpoint of another run folder, whatever data it saw')
+                        help='start at step 0 from the newest checkpoint of another run folder, whatever data it saw')
     parser.add_argument('--no-resume', action='store_true', help='refuse to go on from checkpoints in --out')
     parser.add_argument('--json', metavar='PATH', default=None, help='write a summary; - for standard output')
 
@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         if not earlier:
             raise TrainingError(f'{args.init}/checkpoints: no checkpoint to start from')
         load_checkpoint(earlier[-1], learner)
+        learner.step = 0        # a run of its own, with its own phases and learning rates
         print(f'starting from {earlier[-1]}', file=report)
     train_loop(learner, replay, out, {'data_hash': hashed})
     bundle = finish(learner, held, out, args, info, hashed)
@@ -105,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def behaviour_lr(progress: float, final: float) -> float:
-    """Factor of the learning rates in the behaviour phase: a half cosine from 1 to `final`, progress in [0, 1]."""
+def cosine_lr(progress: float, final: float) -> float:
+    """Factor of the learning rates in a phase: a half cosine from 1 to `final`, progress in [0, 1]."""
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
@@ -127,10 +128,11 @@ def train_loop(learner, replay, out: Path, extra: dict) -> None:
     with open(out / 'metrics.jsonl', 'a') as log:
         while learner.step < total:
             if learner.step < cfg.steps:
+                learner.scale_lr(cosine_lr(learner.step / cfg.steps, cfg.final_lr))
                 metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
             else:
                 features = features or FeatureReplay(learner.agent, replay)
-                learner.scale_lr(behaviour_lr((learner.step - cfg.steps) / cfg.behaviour_steps, cfg.behaviour_final_lr))
+                learner.scale_lr(cosine_lr((learner.step - cfg.steps) / cfg.behaviour_steps, cfg.behaviour_final_lr))
                 metrics = learner.update_behaviour(*features.sample(cfg.behaviour_batch, cfg.behaviour_length,
                                                                     learner.rng))
             bar.update()
