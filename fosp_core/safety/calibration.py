@@ -80,39 +80,47 @@ def conformal_floor(scores: Sequence[float] | np.ndarray, alpha: float) -> float
 
 
 def calibrate_reachability(episode_risks: Sequence[tuple[np.ndarray, np.ndarray]], alpha: float = 0.1,
-                           horizon: int = 10) -> dict[str, Any]:
+                           horizon: int = 10, lead: int = 1) -> dict[str, Any]:
     """Find the risk level at which at most `alpha` of the violations come unannounced.
 
     Parameters
     ----------
     episode_risks : sequence of (risk (T,), cost (T,))
         Held-out episodes in the arrival convention: cost[t] came with observation t, risk[t] belongs to the action
-        chosen there. Only episodes that violate after their first record count.
+        chosen there. Only episodes that violate at record `lead` or later count.
     alpha : float
         Allowed fraction of missed violations.
     horizon : int
         How many records before the first violation a warning may come.
+    lead : int
+        How many records before it at the latest; with 1 the very action that touches may still be the one that warns.
+        The arm needs a few ticks to do something else: a warning at the moment of contact prevents nothing.
 
     Returns
     -------
     dict
-        level (a risk above it is a warning), alpha, n (violating episodes), horizon, and `guaranteed`: False when n
-        is below 1/alpha - 1, in which case the level is 0 and everything is a warning.
+        level (a risk above it is a warning), alpha, n (violating episodes), horizon, lead, and `guaranteed`: False
+        when n is below 1/alpha - 1, in which case the level is 0 and everything is a warning.
 
     """
-    if horizon < 1:
-        raise ValueError(f'horizon is {horizon}, expected at least 1')
+    if not 1 <= lead <= horizon:
+        raise ValueError(f'horizon {horizon} and lead {lead}: expected 1 <= lead <= horizon')
     scores = []
     for risk, cost in episode_risks:
         risk, cost = np.asarray(risk, np.float64), np.asarray(cost)
         if risk.shape != cost.shape or risk.ndim != 1:
             raise ValueError(f'risk {risk.shape} and cost {cost.shape} must be one vector each of equal length')
         first = int(np.argmax(cost > 0)) if (cost > 0).any() else 0
-        if first > 0:
-            scores.append(float(risk[max(0, first - horizon):first].max()))
+        if first >= lead:
+            scores.append(float(risk[warning_window(first, horizon, lead)].max()))
     level = conformal_floor(scores, alpha)
     return {'level': min(max(level, 0.0), 1.0), 'alpha': float(alpha), 'n': len(scores), 'horizon': int(horizon),
-            'guaranteed': math.isfinite(level)}
+            'lead': int(lead), 'guaranteed': math.isfinite(level)}
+
+
+def warning_window(first: int, horizon: int, lead: int) -> slice:
+    """Return the records in which a warning of a violation at record `first` counts."""
+    return slice(max(0, first - horizon), max(0, first - lead + 1))
 
 
 def persistent_surprise(surprise: np.ndarray) -> float:

@@ -8,6 +8,9 @@ import torch
 from fosp_core.agent.agent import Agent
 from fosp_core.data.episode import Episode
 from fosp_core.nn.distributions import categorical_kl
+from fosp_core.safety.calibration import calibrate_reachability, calibrate_surprise, warning_window
+
+HORIZON, LEAD = 10, 3       # 1 s to 0.3 s before a contact: 0.3 s is what the arm needs to go another way
 
 
 @torch.no_grad()
@@ -37,27 +40,29 @@ def replay_episode(agent: Agent, episode: Episode) -> dict[str, np.ndarray]:
     return {k: v[0].float().cpu().numpy() for k, v in out.items()}
 
 
-def calibrate(agent: Agent, episodes: list[Episode], alpha: float = 0.1, horizon: int = 10) -> dict:
+def calibrate(agent: Agent, episodes: list[Episode], alpha: float = 0.1, horizon: int = HORIZON,
+              lead: int = LEAD) -> dict:
     """Split-conformal levels of the reachability estimate and of the surprise on held-out episodes.
 
-    Returns the contents of calibration.json. `horizon` in steps: how long before a violation a warning counts.
+    Returns the contents of calibration.json. `horizon` and `lead` in steps: how long before a violation, at the
+    earliest and at the latest, a warning counts.
     """
     from fosp_core.data.store import data_hash
-    from fosp_core.safety.calibration import calibrate_reachability, calibrate_surprise
     replayed = [replay_episode(agent, e) for e in episodes]
-    reach = calibrate_reachability([(r['risk'], e.cost) for r, e in zip(replayed, episodes)], alpha, horizon)
+    reach = calibrate_reachability([(r['risk'], e.cost) for r, e in zip(replayed, episodes)], alpha, horizon, lead)
     surprise = calibrate_surprise([r['surprise'] for r in replayed], alpha)
     return {'schema': 1, 'reachability': reach, 'surprise': surprise, 'data_hash': data_hash(episodes)}
 
 
-def heldout_metrics(agent: Agent, episodes: list[Episode], level: float, horizon: int = 10) -> dict[str, float]:
+def heldout_metrics(agent: Agent, episodes: list[Episode], level: float, horizon: int = HORIZON,
+                    lead: int = LEAD) -> dict[str, float]:
     """Numbers for the model card: n, reconstruction, how well risk separates violating from safe episodes."""
     replayed = [replay_episode(agent, e) for e in episodes]
     warned = missed = alarms = 0
     violating = [(r, e) for r, e in zip(replayed, episodes) if e.violation]
     for r, e in violating:
         first = int(np.argmax(e.cost > 0))
-        hit = first > 0 and bool((r['risk'][max(0, first - horizon):first] > level).any())
+        hit = bool((r['risk'][warning_window(first, horizon, lead)] > level).any())
         warned, missed = warned + hit, missed + (not hit)
     quiet = [r['risk'][:-1] for r, e in zip(replayed, episodes) if not e.violation]
     alarms = sum(float((r > level).sum()) for r in quiet)

@@ -64,9 +64,19 @@ def test_reachability_takes_the_highest_warning_before_the_first_violation():
     assert not np.float32(0.3) <= result['level']        # the score itself is still a warning
 
 
+def test_a_warning_must_come_in_time_for_the_arm_to_do_something_else():
+    episodes = [episode([0.1, 0.2, 0.4, 0.8, 0.9], 4),
+                episode([0.7, 0.7], 1)]                  # two records ahead there was nothing: does not count
+    late = calibrate_reachability(episodes[:1], alpha=0.5, lead=1)
+    early = calibrate_reachability(episodes, alpha=0.5, lead=3)
+    assert 0.79 < late['level'] < 0.8 and 0.19 < early['level'] < 0.2 and early['n'] == 1
+    with pytest.raises(ValueError, match='lead 4'):
+        calibrate_reachability(episodes, horizon=3, lead=4)
+
+
 def test_too_few_violations_make_everything_a_warning():
     result = calibrate_reachability([episode([0.5, 0.5, 0.5], 2)] * 8, alpha=0.1)
-    assert result == {'level': 0.0, 'alpha': 0.1, 'n': 8, 'horizon': 10, 'guaranteed': False}
+    assert result == {'level': 0.0, 'alpha': 0.1, 'n': 8, 'horizon': 10, 'lead': 1, 'guaranteed': False}
     with pytest.raises(ValueError, match='at least one'):
         calibrate_reachability([episode([0.5, 0.5])], alpha=0.1)
 
