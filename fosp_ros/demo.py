@@ -27,6 +27,7 @@ from fosp_ros.runner import GraphRunner
 FIRST_SEED = 1_900_000_000      # layouts of the demo: in no data set, and apart from those of `fosp evaluate`
 OFFLINE_EPISODES = 30       # known data that the fine-tune mixes in, so that it does not forget
 CHANGED = 'unseen3'
+MARKER = '.fosp_demo'       # in the work folder: only such a folder is ever removed
 EPISODE_S = 12.0            # a full episode at real time with its reset, generously
 
 
@@ -253,13 +254,12 @@ def _isolate(work: Path) -> None:
         os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 99)
 
 
-def play(args: argparse.Namespace, work: Path, bundle: Bundle, findings: report.Findings) -> None:
+def play(args: argparse.Namespace, work: Path, bag: Path, bundle: Bundle, findings: report.Findings) -> None:
     """Run the graph through all phases and fill `findings`; raise FospError when it cannot go on."""
     import rclpy
     from tqdm import tqdm
 
     from fosp_ros.demo_observer import Observer
-    bag = offline_bag(work, args.offline_episodes, args.seed)
     specs = graph.build(graph.GraphOptions(model=str(bundle.path), overrides=(
         ('sim_bridge', 'run_on_start', False), ('sim_bridge', 'realtime_factor', float(args.realtime)),
         ('trainer', 'work_dir', str(work / 'trainer')), ('trainer', 'offline_data', str(bag)),
@@ -319,26 +319,40 @@ def _interrupt(number, frame):
     raise KeyboardInterrupt
 
 
+def fresh_folder(work: Path) -> Path:
+    """Make an empty work folder; remove one of an earlier demo, known by its marker, and nothing else."""
+    try:
+        if (work / MARKER).is_file():
+            shutil.rmtree(work)
+        work.mkdir(parents=True)
+        (work / MARKER).touch()
+    except FileExistsError:
+        raise FospError(f'{work}: exists and is not the work folder of a demo; give another --out') from None
+    except OSError as error:
+        raise FospError(f'{work}: {error.strerror}') from None
+    return work
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 when every node lived and every command passed the filter."""
     if args.episodes < 1 or not 0.1 <= args.realtime <= 20.0 or not 0 <= args.seed < 9 or args.episodes > 500:
         raise FospError(f'--episodes {args.episodes} --realtime {args.realtime} --seed {args.seed}: expected 1 to 500 '
                         'episodes, a speed of 0.1 to 20 and a seed of 0 to 8')
     begin = time.monotonic()
-    bundle = Bundle.open(args.model or paths.share_dir() / 'models' / 'safereach')
-    work = args.out.resolve() / 'work'
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise FospError(f'{work}: {error.strerror}') from None
+    bundle = Bundle.open(args.model or paths.share_dir() / 'models' / 'safereach', None, True)
+    work = fresh_folder(args.out.resolve() / 'work')
     _isolate(work)
+    try:    # before any node: this is where a machine without OpenGL is found out
+        bag = offline_bag(work, args.offline_episodes, args.seed)
+    except FospError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     card = bundle.path / 'card.md'
     findings = report.Findings([], [], 0, 0, {'version': bundle.version, 'sha256': bundle.sha256, 'fine_tuned': None},
                                0.0, machine=machine(), card=card.read_text() if card.is_file() else '')
     previous = signal.signal(signal.SIGTERM, _interrupt)     # so that the nodes are ended in order
     try:
-        play(args, work, bundle, findings)
+        play(args, work, bag, bundle, findings)
     except FospError as error:
         findings.problems.insert(0, str(error))
     finally:

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 
 import rclpy
+import yaml
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -239,6 +240,20 @@ class _Ender:
                     os._exit(EXIT_FAULT)
 
 
+def _bad_arguments(arguments: list[str], error: Exception) -> str:
+    """Return one line that names the parameter file at fault; rcl itself does not."""
+    for flag, value in zip(arguments, arguments[1:]):
+        if flag == '--params-file':
+            try:
+                with open(value) as file:
+                    yaml.safe_load(file)
+            except OSError as fault:
+                return f'{value}: {fault.strerror}'
+            except (yaml.YAMLError, UnicodeDecodeError) as fault:
+                return f'{value}: not YAML: {" ".join(str(fault).split())}'
+    return f'ROS arguments {" ".join(arguments[1:])}: {" ".join(str(error).split())}'
+
+
 def spin_node(node_class: Callable[[], ManagedNode], args: list[str] | None = None, threads: int = 1) -> int:
     """Run one node in this process until a signal or the end of the parent; return the exit code.
 
@@ -250,7 +265,10 @@ def spin_node(node_class: Callable[[], ManagedNode], args: list[str] | None = No
     node = executor = None
     code = EXIT_REQUESTED
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        except Exception as error:  # noqa: BLE001 - the type differs between distributions
+            raise FospError(_bad_arguments(sys.argv if args is None else args, error)) from None
         node = node_class()
         executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(threads)
         executor.add_node(node)

@@ -6,6 +6,7 @@ The learner holds a PolicyRuntime, the safety filter a FilterRuntime; each keeps
 """
 
 import dataclasses
+import os
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class FilterOutput:
 
 def make_session(model: bytes, where: str):
     """Build an ONNX Runtime session with one thread and spinning off; raise BundleError naming the file."""
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')     # read at its import; a robot reports to nobody
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

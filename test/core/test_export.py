@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export and runtime: parity over a recurrence, refusal, what is scored is executed, no torch at run time."""
 
+import os
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from fosp_core.deploy.graphs import PolicyGraph
 from fosp_core.deploy.runtime import FilterRuntime, PolicyRuntime
 from fosp_core.deploy.toy import make_toy
 from fosp_core.errors import BundleError
-from fosp_core.paths import config_file
+from fosp_core.paths import config_file, share_dir
 from fosp_core.train.learner import Learner
 
 CONTRACT = Contract.load(config_file('contract_safereach.yaml'))
@@ -129,3 +130,12 @@ def test_runtime_needs_no_torch(bundle):
             'from fosp_core.deploy.runtime import FilterRuntime, PolicyRuntime\n'
             f'b = Bundle.open({str(bundle.path)!r}); PolicyRuntime(b).warm_up(1); FilterRuntime(b).warm_up(1)')
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path):
+    """Its wheels collect usage data unless they are told not to before the import."""
+    code = ('from fosp_core.deploy.bundle import Bundle; from fosp_core.deploy.runtime import PolicyRuntime; '
+            f'PolicyRuntime(Bundle.open({str(share_dir() / "models" / "safereach")!r}))')
+    env = {k: v for k, v in os.environ.items() if k not in ('ORT_DISABLE_TELEMETRY', 'XDG_CACHE_HOME')}
+    subprocess.run([sys.executable, '-c', code], env={**env, 'HOME': str(tmp_path)}, check=True, timeout=60)
+    assert not [p for p in tmp_path.rglob('*') if p.is_file()]

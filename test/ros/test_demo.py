@@ -18,7 +18,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image, Joy
 
 from fosp_core.cli import main
+from fosp_core.errors import FospError
 from fosp_ros import qos
+from fosp_ros.demo import fresh_folder
 from fosp_ros.demo_observer import Observer
 from fosp_ros.diagnostics import status
 from fosp_ros.messages import time_of
@@ -217,6 +219,26 @@ def test_a_second_commander_fails_the_demo(toy, tmp_path, rig):
     assert process.returncode == 1, out + err
     assert 'PROBLEM: command_out has a publisher besides the safety filter: rogue' in out
     assert json.loads((tmp_path / 'demo' / 'report.json').read_text())['bypassed_commands'] > 0
+
+
+def test_without_opengl_the_demo_says_so_in_one_line_and_leaves_nothing(toy, tmp_path):
+    done = subprocess.run([sys.executable, '-m', 'fosp_core.cli', 'demo', '--model', str(toy), '--out',
+                           str(tmp_path / 'demo')], env={**os.environ, 'MUJOCO_GL': 'nothing', 'FOSP_GL_PROBED': ''},
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and 'no headless OpenGL platform' in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith('error: ')]) == 1
+    assert not [f for f in (tmp_path / 'demo').rglob('*') if f.is_file()] if (tmp_path / 'demo').exists() else True
+
+
+def test_only_a_work_folder_of_a_demo_is_ever_removed(tmp_path):
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work' / 'thesis.tex').touch()
+    with pytest.raises(FospError, match='not the work folder of a demo'):
+        fresh_folder(tmp_path / 'work')
+    assert (tmp_path / 'work' / 'thesis.tex').exists()
+    made = fresh_folder(tmp_path / 'other')
+    (made / 'x').touch()
+    assert not (fresh_folder(made) / 'x').exists()
 
 
 @pytest.mark.slow

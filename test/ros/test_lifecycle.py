@@ -100,6 +100,18 @@ def test_an_unknown_parameter_is_one_line_and_exit_code_two(tmp_path):
     assert process.returncode == 2 and "error: node small: no parameter 'mood'; did you mean 'mode'?" in err
 
 
+@pytest.mark.parametrize(('text', 'said'), [(None, 'No such file'), ('a: [', 'not YAML'),
+                                          ('small:\n  ros__parameters:\n    x: [1, a]\n', 'ROS arguments')])
+def test_a_bad_parameter_file_is_named_and_exit_code_two(tmp_path, text, said):
+    file = tmp_path / 'mine.yaml'
+    if text is not None:
+        file.write_text(text)
+    process = start(tmp_path, '--params-file', str(file), wait=False)
+    _, err = process.communicate(timeout=10)
+    (line,) = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert process.returncode == 2 and str(file) in line and said in line and 'Traceback' not in err
+
+
 @pytest.mark.parametrize('threads', ['1', '3'])
 def test_a_fault_of_ours_is_a_traceback_and_exit_code_one(tmp_path, threads):
     process = start(tmp_path, '-p', 'mode:=fault', THREADS=threads)

@@ -64,8 +64,9 @@ def run(tmp_path, isolated):
 
 
 def segments(runner):
-    """Return the segments that the nodes have open; ports belong to the whole domain."""
-    return {f for pid in runner.pids.values() for f in shared_memory.opened_by(pid) if '_port' not in f}
+    """Return the nodes' own segments: the owner has the lock open; ports and others' segments it only reads."""
+    files = {f for pid in runner.pids.values() for f in shared_memory.opened_by(pid) if '_port' not in f}
+    return {f for f in files if f.endswith('_el') or f'{f}_el' in files}
 
 
 def left_over(files):
