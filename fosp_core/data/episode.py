@@ -7,6 +7,7 @@ of the pair (s_t, a_t) is therefore `reward[t + 1]`. The last action is zero.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,8 +35,11 @@ class Episode:
     stamp: np.ndarray
     step: np.ndarray
     meta: dict = dataclasses.field(default_factory=dict)
-    # Set by a reader that knows it (`fosp_core.data.pack`); `dataclasses.replace` forgets it, as it must.
+    # Set by a reader that knows (`fosp_core.data.pack`); `dataclasses.replace` forgets them, as it must: the hash of
+    # the content, and a function that tells the disk which records, from the first to before the last, come next.
     digest: str | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    will_need: Callable[[int, int], None] | None = dataclasses.field(default=None, init=False, repr=False,
+                                                                     compare=False)
 
     def __len__(self) -> int:
         return len(self.reward)

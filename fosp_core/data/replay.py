@@ -10,6 +10,8 @@ Each step is held once, in the arrays of its episode: nothing is copied when the
 folder (`fosp_core.data.pack`) stay on disk until a window needs them.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from fosp_core.contract import Contract
@@ -85,22 +87,29 @@ class Replay:
         shapes |= {'action': ((self.contract.action.size,), np.float32), 'reward': ((), np.float32),
                    'cost': ((), np.float32), 'is_first': ((), np.bool_), 'is_terminal': ((), np.bool_)}
         out = {key: np.empty((len(start), length, *shape), dtype) for key, (shape, dtype) in shapes.items()}
+        for episode, here, row, there in list(self._pieces(start, length)):
+            for camera in cameras:
+                out[camera.name][row, there] = episode.images[camera.name][here]
+            for vector in vectors:
+                out[vector.name][row, there] = episode.vectors[vector.name][here]
+            for key in ('action', *_SCALARS):
+                out[key][row, there] = getattr(episode, key)[here]
+        out['is_first'][:, 0] = True
+        return out
+
+    def _pieces(self, start: np.ndarray, length: int) -> Iterator[tuple[Episode, slice, int, slice]]:
+        """Yield what the windows are made of: episode, records of it, row of the batch, steps of the row."""
         found = np.searchsorted(self._ends, start, side='right')
         for row, (index, step) in enumerate(zip(found.tolist(), start.tolist())):
             at, done = step - int(self._ends[index]) + len(self._episodes[index]), 0
             while done < length:
                 episode = self._episodes[index]
                 stop = min(length, done + len(episode) - at)
-                here, there = slice(at, at + stop - done), slice(done, stop)
-                for camera in cameras:
-                    out[camera.name][row, there] = episode.images[camera.name][here]
-                for vector in vectors:
-                    out[vector.name][row, there] = episode.vectors[vector.name][here]
-                for key in ('action', *_SCALARS):
-                    out[key][row, there] = getattr(episode, key)[here]
+                if episode.will_need is not None:
+                    # Told before the first copy waits: the disk then works on the whole batch at once.
+                    episode.will_need(at, at + stop - done)
+                yield episode, slice(at, at + stop - done), row, slice(done, stop)
                 at, done, index = 0, stop, (index + 1) % len(self._episodes)
-        out['is_first'][:, 0] = True
-        return out
 
 
 class MixedReplay:

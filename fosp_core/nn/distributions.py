@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from fosp_core.nn import parallel
+
 
 def symlog(x: Tensor) -> Tensor:
     """sign(x) ln(1 + |x|)."""
@@ -65,7 +67,7 @@ def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum((-2, -1))
 
 
-def gumbel_like(shape, generator: torch.Generator, device) -> Tensor:
-    """Gumbel(0, 1) noise from an explicit generator, so that a run can be repeated."""
-    uniform = torch.rand(shape, generator=generator, device=generator.device).clamp_(1e-10, 1 - 1e-7)
+def gumbel_like(shape, generator: torch.Generator, device, axis: int = 0) -> Tensor:
+    """Gumbel(0, 1) noise from an explicit generator, so that a run can be repeated; `axis` is the batch's."""
+    uniform = parallel.draw(torch.rand, shape, generator, axis).clamp_(1e-10, 1 - 1e-7)
     return (-torch.log(-torch.log(uniform))).to(device)
