@@ -180,7 +180,7 @@ class _File:
                 self.map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise DataError(f'{file}: {error.strerror}') from None
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 - a damaged header can make the parser raise anything
             raise DataError(f'{file}: not an array (truncated?): {" ".join(str(error).split())}') from None
         if (found, fortran, descr) != (shape, False, kind):
             raise DataError(f'{file}: {descr} {found}, expected {kind} {shape}')

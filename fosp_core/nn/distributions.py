@@ -32,7 +32,8 @@ def twohot(x: Tensor, centres: Tensor) -> Tensor:
     position = ((symlog(x) - low) / spacing).clamp(0, len(centres) - 1)
     below = position.floor().clamp(max=len(centres) - 2)
     weight = (position - below).unsqueeze(-1)
-    index = below.long().unsqueeze(-1)
+    # NaN as an index would end in a traceback, on a GPU in a lost device; as a weight it ends in one clear error.
+    index = below.long().clamp(0, len(centres) - 2).unsqueeze(-1)
     out = torch.zeros(*x.shape, len(centres), dtype=weight.dtype, device=x.device)
     out.scatter_(-1, index, 1 - weight)
     out.scatter_(-1, index + 1, weight)
