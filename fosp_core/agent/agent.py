@@ -228,7 +228,7 @@ class Agent(nn.Module):
         data_loss = F.binary_cross_entropy_with_logits(logits, data, reduction='none')
         loss = torch.zeros((), device=feature.device)
         if cfg.reach_imagined:
-            logits = self.reach.logit(rollout.feature[:-1], rollout.action[:-1], cfg.reach_dropout, generator)
+            logits = self.reach.logit(rollout.feature[:-1], rollout.action[:-1], cfg.reach_dropout, generator, axis=1)
             loss = cfg.reach_imagined * (rollout.weight[:-1] * F.binary_cross_entropy_with_logits(
                 logits, imagined, reduction='none')).mean()
         loss = loss + returns.masked_mean(data_loss, returns.pair_mask(batch['is_first']))

@@ -68,9 +68,9 @@ class Reachability(nn.Module):
         self.net = MLP(feature + action, network.layers, network.units, 1, output_scale=0.0)
 
     def logit(self, feature: Tensor, action: Tensor, drop: float = 0.0,
-              generator: torch.Generator | None = None) -> Tensor:
-        """Logit (...); with dropout when a rate and a generator are given."""
-        return self.net(torch.cat([feature, action], -1), drop, generator).squeeze(-1)
+              generator: torch.Generator | None = None, axis: int = 0) -> Tensor:
+        """Logit (...); with dropout when a rate and a generator are given; `axis` is the batch's."""
+        return self.net(torch.cat([feature, action], -1), drop, generator, axis).squeeze(-1)
 
     def forward(self, feature: Tensor, action: Tensor) -> Tensor:
         """Probability (...) in [0, 1]."""

@@ -32,10 +32,11 @@ class FeatureReplay:
                 start, end = end, end + len(episode)
                 if number % parallel.size() != parallel.rank():
                     continue  # another process's part
-                batch = {k: torch.from_numpy(np.ascontiguousarray(v)).unsqueeze(0).to(device)
+                # Copies: episodes of a packed folder are read-only, which torch warns of.
+                batch = {k: torch.from_numpy(np.array(v)).unsqueeze(0).to(device)
                          for k, v in (episode.images | episode.vectors).items()}
-                action = torch.from_numpy(episode.action).unsqueeze(0).to(device)
-                is_first = torch.from_numpy(episode.is_first).unsqueeze(0).to(device)
+                action = torch.from_numpy(np.array(episode.action)).unsqueeze(0).to(device)
+                is_first = torch.from_numpy(np.array(episode.is_first)).unsqueeze(0).to(device)
                 gumbel = torch.zeros(1, len(episode), rssm.stoch, rssm.classes, device=device)
                 deter, stoch, _, _ = rssm.observe(agent.world_model.encoder(batch), action, is_first, gumbel)
                 self.deter[start:end], self.stoch[start:end] = deter[0], stoch[0]

@@ -79,9 +79,13 @@ def test_two_processes_make_the_run_of_one(tmp_path, pack):
     assert codes == [0, 0], said
     two = json.loads((tmp_path / 'two.json').read_text())
     near(one, two, '')
-    # Where the normaliser or the multiplier never moved, the test would prove nothing of them.
-    for run in one.values():
-        assert run['ends']['reward_scale.high'][0] > 1e-3 and run['ends']['constraint.multiplier'][0] > 0.1
+    # Where the normalisers or the multiplier never moved, the test would prove nothing of them.
+    for name, run in one.items():
+        assert run['ends']['constraint.multiplier'][0] > 0.1
+        for key in ('reward_scale.low', 'reward_scale.high', 'cost_scale.low', 'cost_scale.high'):
+            here, there = run['ends'][key][0], two[name]['ends'][key][0]
+            assert abs(here - there) <= 1e-3 * abs(here), (name, key, here, there)
+        assert run['ends']['reward_scale.high'][0] > 0.0 and run['ends']['cost_scale.high'][0] > 0.0
 
 
 @pytest.mark.timeout(280)
@@ -114,7 +118,6 @@ def test_torchrun_resumes_what_one_process_began(tmp_path, pack, contract):
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize(('kind', 'rank', 'codes', 'line'), [
     ('error', 1, [2, 2], 'error: process 1 of 2: the disk has gone'),
-    ('nan', 0, [2, 2], 'gradient step 3: reach/loss not finite; the last checkpoint is intact'),
     ('kill', 1, [2, -9], 'error: process 0 of 2: lost contact to another process: '),
 ])
 def test_the_failure_of_one_ends_all_in_one_line(tmp_path, pack, kind, rank, codes, line):
@@ -125,6 +128,14 @@ def test_the_failure_of_one_ends_all_in_one_line(tmp_path, pack, kind, rank, cod
     told = [text for text in ''.join(said).splitlines() if text]
     assert len(told) == 1 and line in told[0] and told[0].startswith('error: process '), said
     assert [p.name for p in list_checkpoints(tmp_path / 'checkpoints')] == ['step_00000001', 'step_00000002']
+
+
+def test_what_all_find_wrong_one_says(tmp_path):
+    found, said = finish(start('fault', 'none', 0, 0, 'pretrain', tmp_path / 'absent', '--preset', 'debug', '--out',
+                               tmp_path / 'out'))
+    assert found == [2, 2] and not (tmp_path / 'out').exists()
+    told = ''.join(said).splitlines()
+    assert len(told) == 1 and told[0].startswith('error: process ') and f'{tmp_path}/absent: no such bag' in told[0]
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch):
