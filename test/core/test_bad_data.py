@@ -63,6 +63,14 @@ def test_not_finite_in_a_bag(tmp_path, contract, make_episodes, records, write_r
     assert f'{tmp_path}/bag: /fosp/replay/{end}, stamp' in line and line.endswith('(episode 2, step 7)\n')
 
 
+def test_steps_that_wait_for_a_lost_one_are_counted(tmp_path, contract, make_episode, records, write_raw, pretrain):
+    rows = records(contract, make_episode(12))
+    label = [r for r in rows if r[0].endswith('label')][3]
+    [r for r in rows if r[0].endswith('label')][7][3].axes = np.float32([np.nan, 0.0])
+    line = pretrain(write_raw(tmp_path / 'bag', [r for r in rows if r is not label]))
+    assert line.endswith('(episode 0, step 6)\n')      # the seventh that arrived: the lost one is not among them
+
+
 def test_a_hole_in_a_bag_says_how_far_it_was_read(tmp_path, contract, make_episodes, write_bag, pretrain):
     """As after a failed disk: the size is right, opening succeeds, and the reading breaks off."""
     path = write_bag(tmp_path / 'bag', contract, make_episodes([100, 100]))

@@ -119,17 +119,18 @@ def test_fine_tuning_goes_on_bit_for_bit(tmp_path, contract, replay, make_episod
                 learner.end_episode(float(episode.cost.sum()))
         return log
 
-    def begin():
+    def begin(others):
+        torch.manual_seed(others)    # whatever else the process has drawn: the fresh policy must not depend on it
         learner, online = Learner(contract, config), Replay(contract, capacity=25)
         for _ in range(2):
             learner.update(replay.sample(config.train.batch, config.train.length, learner.rng))
         learner.begin_online()
         return learner, online
 
-    whole, online = begin()
+    whole, online = begin(1)
     frozen = {k: v.clone() for k, v in whole.agent.offline_actor.state_dict().items()}
     log = train(whole, online, 20)
-    half, online = begin()
+    half, online = begin(2)
     train(half, online, 10)
     path = save_checkpoint(folder, half, {'online_hash': data_hash(online.episodes)})
     for i, episode in enumerate(online.episodes):
