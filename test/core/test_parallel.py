@@ -118,6 +118,7 @@ def test_torchrun_resumes_what_one_process_began(tmp_path, pack, contract):
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize(('kind', 'rank', 'codes', 'line'), [
     ('error', 1, [2, 2], 'error: process 1 of 2: the disk has gone'),
+    ('drift', 1, [2, 2], 'step 3: weights of process 1 not as in process 0'),
     ('kill', 1, [2, -9], 'error: process 0 of 2: lost contact to another process: '),
 ])
 def test_the_failure_of_one_ends_all_in_one_line(tmp_path, pack, kind, rank, codes, line):

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The replay: windows are slices of the stream, each step is held once, and sampling outruns what it feeds."""
 
+import json
 import time
 import tracemalloc
 
 import numpy as np
 import pytest
 
+from fosp_core.cli import main
 from fosp_core.data.pack import step_bytes
 from fosp_core.data.replay import MixedReplay, Replay
 
@@ -112,3 +114,17 @@ def test_sampling_outruns_the_step_it_feeds(contract, make_episode):
         replay.sample(16, 12, rng)
         times.append(time.process_time() - began)
     assert np.median(times) < 0.03
+
+
+def test_the_benchmark(capsys):
+    """`fosp bench replay --json -`: its keys, and the bounds that hold on any machine."""
+    assert main(['bench', 'replay', '--preset', 'debug', '--steps', '5000', '--memory-steps', '1000', '--updates', '2',
+                 '--json', '-']) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {'preset', 'batch', 'length', 'steps', 'open_s', 'windows_per_second', 'memory_windows_per_second',
+            'seconds_per_step', 'consumed_windows_per_second', 'sampling_ratio', 'bytes_per_step',
+            'raw_bytes_per_step', 'memory_ratio'} <= result.keys()
+    assert result['steps'] == 5000 and result['raw_bytes_per_step'] == 12339
+    assert result['memory_ratio'] < 1.1 and result['open_s'] < 2.0 and result['sampling_ratio'] > 1.0
+    assert main(['bench', 'replay', '--steps', '10']) == 2
+    assert capsys.readouterr().err.count('\n') == 1
