@@ -120,11 +120,16 @@ class Contract:
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(',', ':'))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def require_same(self, other_hash: str, where: str) -> None:
-        """Raise ContractError, naming both hashes, when `other_hash` is not this contract's."""
+    def require_same(self, other_hash: str, where: str, other: dict[str, Any] | None = None) -> None:
+        """Raise ContractError, naming both hashes, when `other_hash` is not this contract's.
+
+        With the other contract's `to_dict` the error also names the keys that differ.
+        """
         if other_hash != self.hash:
+            mine = self.to_dict()
+            keys = ', '.join(k for k in mine if other is not None and other.get(k) != mine[k])
             raise ContractError(f'{where}: made for contract {other_hash[:12]}, but contract {self.name!r} '
-                                f'here is {self.hash[:12]}')
+                                f'here is {self.hash[:12]}{keys and f"; they differ in {keys}"}')
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str = 'contract') -> 'Contract':

@@ -17,6 +17,7 @@ from fosp_core.agent.constraints import make_constraint
 from fosp_core.agent.networks import Actor, Critic, PercentileScale, Reachability, ema_update, frozen_copy
 from fosp_core.config import Config
 from fosp_core.contract import Contract
+from fosp_core.nn import parallel
 from fosp_core.nn.distributions import gumbel_like
 from fosp_core.world_model.model import States, WorldModel
 
@@ -56,11 +57,14 @@ class Agent(nn.Module):
         self.cost_scale = PercentileScale(config.behaviour.normaliser_decay)
         self.constraint = make_constraint(config.constraint)
 
-    def freeze_offline(self, reset_online: bool = False) -> None:
-        """Make the current actor the frozen offline policy; with `reset_online` the online one starts anew."""
+    def freeze_offline(self, fresh_seed: int | None = None) -> None:
+        """Make the current actor the frozen offline policy; with `fresh_seed` the online one starts anew."""
         self.offline_actor = frozen_copy(self.actor)
-        if reset_online:
-            fresh = Actor(self.world_model.rssm.feature_size, self.contract.action.size, self.config.network)
+        if fresh_seed is not None:
+            # Initialisation draws from torch's global generator: fork it, so that a run can be repeated.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(fresh_seed)
+                fresh = Actor(self.world_model.rssm.feature_size, self.contract.action.size, self.config.network)
             self.actor.load_state_dict(fresh.state_dict())
 
     def update_targets(self) -> None:
@@ -80,8 +84,8 @@ class Agent(nn.Module):
         deter, stoch = start.deter, start.stoch
         n, size = deter.shape[0], self.contract.action.size
         shape = (cfg.horizon + 1, n, size)
-        noise = torch.randn(shape, generator=generator, device=generator.device).to(deter.device)
-        gumbel = gumbel_like((cfg.horizon, n, model.rssm.stoch, model.rssm.classes), generator, deter.device)
+        noise = parallel.draw(torch.randn, shape, generator, axis=1).to(deter.device)
+        gumbel = gumbel_like((cfg.horizon, n, model.rssm.stoch, model.rssm.classes), generator, deter.device, axis=1)
         features, actions = [], []
         for t in range(cfg.horizon + 1):
             feature = torch.cat([deter, stoch], -1)
@@ -215,7 +219,7 @@ class Agent(nn.Module):
             imagined = returns.reach_rollout(violation, rollout.cont, bootstrap, cfg.reach_discount)
             arrival = feature[:, 1:]
             mean, std = self.actor(arrival)
-            noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)
+            noise = parallel.draw(torch.randn, mean.shape, generator).to(mean.device)
             following = self.reach_target(arrival, mean + std * noise)
             cont = 1.0 - batch['is_terminal'][:, 1:].to(feature.dtype)
             data = returns.reach_windows((batch['cost'][:, 1:] > 0).to(feature.dtype), cont, following,
@@ -224,7 +228,7 @@ class Agent(nn.Module):
         data_loss = F.binary_cross_entropy_with_logits(logits, data, reduction='none')
         loss = torch.zeros((), device=feature.device)
         if cfg.reach_imagined:
-            logits = self.reach.logit(rollout.feature[:-1], rollout.action[:-1], cfg.reach_dropout, generator)
+            logits = self.reach.logit(rollout.feature[:-1], rollout.action[:-1], cfg.reach_dropout, generator, axis=1)
             loss = cfg.reach_imagined * (rollout.weight[:-1] * F.binary_cross_entropy_with_logits(
                 logits, imagined, reduction='none')).mean()
         loss = loss + returns.masked_mean(data_loss, returns.pair_mask(batch['is_first']))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fosp_core.agent import returns
 from fosp_core.agent.agent import Agent
+from fosp_core.nn import parallel
 
 
 def aligned_target(signal: Tensor, cont: Tensor, value: Tensor, log_prob: Tensor, discount: float,
@@ -32,7 +33,7 @@ def alignment_loss(agent: Agent, feature: Tensor, batch: dict[str, Tensor], alph
     state, arrival, action = feature[:, :-1], feature[:, 1:], batch['action'][:, :-1]
     with torch.no_grad():
         mean, std = agent.offline_actor(arrival)
-        noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)
+        noise = parallel.draw(torch.randn, mean.shape, generator).to(mean.device)
         following = mean + std * noise
         log_prob = torch.distributions.Normal(mean, std, validate_args=False).log_prob(following).sum(-1)
         following = following.clamp(-1.0, 1.0)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fosp_core.config import NetworkConfig
+from fosp_core.nn import parallel
 from fosp_core.nn.blocks import MLP, NormedLinear, init_weights
 from fosp_core.nn.distributions import twohot_bins, twohot_loss, twohot_mean
 
@@ -67,9 +68,9 @@ class Reachability(nn.Module):
         self.net = MLP(feature + action, network.layers, network.units, 1, output_scale=0.0)
 
     def logit(self, feature: Tensor, action: Tensor, drop: float = 0.0,
-              generator: torch.Generator | None = None) -> Tensor:
-        """Logit (...); with dropout when a rate and a generator are given."""
-        return self.net(torch.cat([feature, action], -1), drop, generator).squeeze(-1)
+              generator: torch.Generator | None = None, axis: int = 0) -> Tensor:
+        """Logit (...); with dropout when a rate and a generator are given; `axis` is the batch's."""
+        return self.net(torch.cat([feature, action], -1), drop, generator, axis).squeeze(-1)
 
     def forward(self, feature: Tensor, action: Tensor) -> Tensor:
         """Probability (...) in [0, 1]."""
@@ -99,7 +100,8 @@ class PercentileScale(nn.Module):
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Take in a batch of any shape."""
-        low, high = torch.quantile(x.detach().flatten().float(), torch.tensor([0.05, 0.95], device=x.device))
+        x = parallel.gather(x.detach().flatten().float())
+        low, high = torch.quantile(x, torch.tensor([0.05, 0.95], device=x.device))
         self.low.mul_(self.decay).add_((1 - self.decay) * low)
         self.high.mul_(self.decay).add_((1 - self.decay) * high)
 

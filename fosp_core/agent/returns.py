@@ -5,6 +5,8 @@
 import torch
 from torch import Tensor
 
+from fosp_core.nn import parallel
+
 
 def lambda_return(reward: Tensor, cont: Tensor, value: Tensor, discount: float, lam: float) -> Tensor:
     """Lambda-returns along a rollout (algorithm.md 2.2).
@@ -71,4 +73,5 @@ def pair_mask(is_first: Tensor) -> Tensor:
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over the entries with mask, 0 when there is none."""
-    return (x * mask).sum() / mask.sum().clamp(min=1.0)
+    # With several processes: such that the mean of all is that of the whole batch, however the mask is spread.
+    return (x * mask).sum() / parallel.mean(mask.sum()).clamp(min=1.0 / parallel.size())

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from fosp_core.contract import Contract
 from fosp_core.data import messages
 from fosp_core.data.episode import Episode
 from fosp_core.data.joiner import EpisodeAssembler, JoinCounts, Label, StepJoiner, kinds
-from fosp_core.errors import DataError, FospError
+from fosp_core.errors import ContractError, DataError, FospError
 from fosp_core.io import atomic_dir
 
 SIDECAR = 'episodes.yaml'
@@ -219,6 +219,8 @@ def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, 
         own = ImportReport(joiner.counts)
         meta = _Sidecar(path)
         for episode in _episodes(path, contract, namespace, joiner, assembler):
+            if not own.episodes:
+                meta.check(contract)  # not earlier: what a message cannot be read as says more than a hash
             episode.meta = {**meta.of(episode), **episode.meta}
             episode.validate(contract, f'{path}: episode {own.episodes}')
             own.episodes += 1
@@ -234,10 +236,17 @@ def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, 
 
 
 def _episodes(path, contract, namespace, joiner: StepJoiner, assembler: EpisodeAssembler) -> Iterator[Episode]:
-    with contextlib.closing(read_messages(path, contract, namespace)) as stream:
+    number = 0
+
+    def place() -> str:
+        # Exact in the recorder's order, near where messages were reordered.
+        return f'episode {number}, step {assembler.open_steps + joiner.held}'
+
+    with contextlib.closing(read_messages(path, contract, namespace, place)) as stream:
         for kind, stamp, payload in stream:
             for step in joiner.push(kind, stamp, payload):
                 if (episode := assembler.add(step)) is not None:
+                    number += 1
                     yield episode
     for step in joiner.flush():
         if (episode := assembler.add(step)) is not None:
@@ -246,35 +255,45 @@ def _episodes(path, contract, namespace, joiner: StepJoiner, assembler: EpisodeA
         yield episode
 
 
-def read_messages(path: Path | str, contract: Contract, namespace: str | None = None) -> Iterator[tuple]:
-    """Yield (kind, stamp in ns, payload) of each replay message in the order of the bag; raise DataError."""
+def read_messages(path: Path | str, contract: Contract, namespace: str | None = None,
+                  place: Callable[[], str] | None = None) -> Iterator[tuple]:
+    """Yield (kind, stamp in ns, payload) of each replay message in the order of the bag; raise DataError.
+
+    `place` says how far the reader has come; it is added to the error of a damaged or wrong message.
+    """
     with open_bag(path) as reader:
         topics = find_topics(path, reader, contract, namespace)
-        of = {topic: kind for kind, topic in topics.items()}
-        connections = [c for c in reader.connections if c.topic in of]
-        stream = reader.messages(connections=connections)
-        missing = collections.Counter()
-        for connection in connections:
-            missing[connection.topic] += connection.msgcount
-        while True:
-            try:
-                connection, received, raw = next(stream)
-            except StopIteration:
-                break
-            except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
-                raise DataError(f'{path}: damaged storage: {_line(error)}') from None
-            try:
-                message = deserialise(raw, connection.msgtype)
-            except Exception as error:  # noqa: BLE001
-                raise DataError(f'{path}: {connection.topic}, received at {received}: not a {connection.msgtype}: '
-                                f'{_line(error)}') from None
-            kind = of[connection.topic]
-            missing[connection.topic] -= 1
-            yield kind, *messages.payload(contract, kind, message, f'{path}: {connection.topic}')
-        for topic, count in missing.items():
-            if count:
-                raise DataError(f'{path}: {topic} has {-count:+d} messages against what the bag says of itself: '
-                                f'truncated or damaged')
+        try:
+            yield from _decode(path, contract, reader, {topic: kind for kind, topic in topics.items()})
+        except (DataError, ContractError) as error:
+            raise type(error)(f'{error}{f" ({place()})" if place else ""}') from None
+
+
+def _decode(path, contract: Contract, reader: Reader, of: dict[str, str]) -> Iterator[tuple]:
+    connections = [c for c in reader.connections if c.topic in of]
+    stream = reader.messages(connections=connections)
+    missing = collections.Counter()
+    for connection in connections:
+        missing[connection.topic] += connection.msgcount
+    while True:
+        try:
+            connection, received, raw = next(stream)
+        except StopIteration:
+            break
+        except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
+            raise DataError(f'{path}: damaged storage: {_line(error)}') from None
+        try:
+            message = deserialise(raw, connection.msgtype)
+        except Exception as error:  # noqa: BLE001
+            raise DataError(f'{path}: {connection.topic}, received at {received}: not a {connection.msgtype}: '
+                            f'{_line(error)}') from None
+        kind = of[connection.topic]
+        missing[connection.topic] -= 1
+        yield kind, *messages.payload(contract, kind, message, f'{path}: {connection.topic}')
+    for topic, count in missing.items():
+        if count:
+            raise DataError(f'{path}: {topic} has {-count:+d} messages against what the bag says of itself: '
+                            f'truncated or damaged')
 
 
 @contextlib.contextmanager
@@ -347,8 +366,8 @@ class _Sidecar:
     """What `episodes.yaml` says about the episodes of one bag; a bag of another recorder has none."""
 
     def __init__(self, bag: Path):
-        path = bag / SIDECAR
-        self._entries = []
+        self._path = path = bag / SIDECAR
+        self._entries, self._contract = [], None
         if not path.is_file():
             return
         try:
@@ -358,9 +377,16 @@ class _Sidecar:
             except json.JSONDecodeError:
                 data = yaml.safe_load(text)
             self._entries = [(int(e['first_stamp']), int(e['last_stamp']), dict(e['meta'])) for e in data['episodes']]
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            self._contract = data.get('contract')
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError,
+                AttributeError) as error:
             raise DataError(f'{path}: not a list of episodes with first_stamp, last_stamp and meta: '
                             f'{_line(error)}') from None
+
+    def check(self, contract: Contract) -> None:
+        """Raise ContractError when the bag was written for another one: its messages would mean other actions."""
+        if self._contract is not None:
+            contract.require_same(str(self._contract), f'{self._path}: key contract')
 
     def of(self, episode: Episode) -> dict:
         """Meta of the written episode within which this one (or this fragment of it) lies."""

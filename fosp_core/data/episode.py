@@ -7,6 +7,7 @@ of the pair (s_t, a_t) is therefore `reward[t + 1]`. The last action is zero.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,6 +35,11 @@ class Episode:
     stamp: np.ndarray
     step: np.ndarray
     meta: dict = dataclasses.field(default_factory=dict)
+    # Set by a reader that knows (`fosp_core.data.pack`); `dataclasses.replace` forgets them, as it must: the hash of
+    # the content, and a function that tells the disk which records, from the first to before the last, come next.
+    digest: str | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    will_need: Callable[[int, int], None] | None = dataclasses.field(default=None, init=False, repr=False,
+                                                                     compare=False)
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -65,11 +71,11 @@ class Episode:
         arrays |= {k: (getattr(self, k), (t,), np.bool_) for k in ('is_first', 'is_last', 'is_terminal')}
         arrays |= {k: (getattr(self, k), (t,), np.int64) for k in ('stamp', 'step')}
         for name, (array, shape, dtype) in arrays.items():
+            bad = _first_not_finite(array)
             if array.shape != shape or array.dtype != dtype:
-                raise DataError(f'{where}: key {name} is {array.dtype} {array.shape}, '
-                                f'expected {np.dtype(dtype).name} {shape}')
-            if array.dtype == np.float32 and not np.isfinite(array).all():
-                bad = int(np.argwhere(~np.isfinite(array.reshape(t, -1)).all(1))[0, 0])
+                raise DataError(f'{where}: key {name} is {array.dtype} {array.shape}, expected '
+                                f'{np.dtype(dtype).name} {shape}{"" if bad is None else f"; not finite at step {bad}"}')
+            if bad is not None:
                 raise DataError(f'{where}: key {name} is not finite at step {bad}')
         if np.abs(self.action).max() > 1.0 + 1e-6:
             bad = int(np.argmax(np.abs(self.action).max(1) > 1.0 + 1e-6))
@@ -82,3 +88,10 @@ class Episode:
             raise DataError(f'{where}: is_last is set at step {int(np.argmax(self.is_last))} of {t}')
         if (np.diff(self.step) != 1).any() or (np.diff(self.stamp) <= 0).any():
             raise DataError(f'{where}: step must rise by one and stamp must rise at each record')
+
+
+def _first_not_finite(array: np.ndarray) -> int | None:
+    """Index on the first axis of the first NaN or Inf; None when there is none, or nothing of floats."""
+    if array.dtype.kind != 'f' or np.isfinite(array).all():
+        return None
+    return int(np.argmax(~np.isfinite(array.reshape(len(array), -1)).all(1)))

@@ -107,6 +107,11 @@ class StepJoiner:
         """Stamps that wait for more messages, and complete steps that wait for a predecessor."""
         return len(self._pending) + len(self._ready)
 
+    @property
+    def held(self) -> int:
+        """Complete steps that wait for a predecessor."""
+        return len(self._ready)
+
     def push(self, kind: str, stamp: int, payload) -> list[Step]:
         """Take one message; return the steps that it makes available, mostly none or one."""
         if kind not in self.kinds:
@@ -228,6 +233,11 @@ class EpisodeAssembler:
         self._max_steps = max_steps
         self._steps: list[Step] = []
         self._gap = False
+
+    @property
+    def open_steps(self) -> int:
+        """Steps of the episode that has not ended yet."""
+        return len(self._steps)
 
     def add(self, step: Step) -> Episode | None:
         """Take the next step; return the episode or fragment that it ends, if any."""

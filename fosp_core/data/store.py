@@ -5,7 +5,7 @@
 import hashlib
 import io
 import json
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,28 +42,46 @@ def load_episode(path: Path | str, contract: Contract | None = None) -> Episode:
         raise DataError(f'{path}: no such episode file') from None
     except KeyError as error:
         raise DataError(f'{path}: {error.args[0]}') from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f'{path}: not an episode file: {error}') from None
+    except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
+        raise DataError(f'{path}: not an episode file (truncated or damaged): '
+                        f'{" ".join(str(error).split()) or type(error).__name__}') from None
     if contract is not None:
         episode.validate(contract, str(path))
     return episode
 
 
-def load_episodes(folder: Path | str, contract: Contract | None = None) -> list[Episode]:
-    """Read every .npz of a folder in name order; raise DataError when there is none."""
+def iter_episodes(folder: Path | str, contract: Contract | None = None) -> Iterator[Episode]:
+    """Yield the .npz episodes of a folder in name order; raise DataError when there is none."""
     folder = Path(folder)
     files = sorted(folder.glob('*.npz'))
     if not files:
         raise DataError(f'{folder}: no episode files (*.npz)')
-    return [load_episode(f, contract) for f in files]
+    for file in files:
+        yield load_episode(file, contract)
+
+
+def load_episodes(folder: Path | str, contract: Contract | None = None) -> list[Episode]:
+    """Read every .npz of a folder in name order; raise DataError when there is none."""
+    return list(iter_episodes(folder, contract))
+
+
+def episode_digest(episode: Episode) -> str:
+    """SHA-256 over the arrays of one episode, stamps and counters left out, hex."""
+    if episode.digest is not None:
+        return episode.digest
+    digest = hashlib.sha256()
+    for array in (*(episode.images[k] for k in sorted(episode.images)),
+                  *(episode.vectors[k] for k in sorted(episode.vectors)),
+                  *(getattr(episode, k) for k in _SERIES[:-2])):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def data_hash(episodes: list[Episode]) -> str:
-    """SHA-256 over all arrays of all episodes, in order, hex; names the data in a bundle."""
-    digest = hashlib.sha256()
-    for episode in episodes:
-        arrays = [*(episode.images[k] for k in sorted(episode.images)),
-                  *(episode.vectors[k] for k in sorted(episode.vectors)), *(getattr(episode, k) for k in _SERIES[:-2])]
-        for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    """SHA-256 over the digests of all episodes, in order, hex; names the data in a bundle."""
+    return hash_of_digests([episode_digest(e) for e in episodes])
+
+
+def hash_of_digests(digests: list[str]) -> str:
+    """`data_hash` of the episodes that have these digests."""
+    return hashlib.sha256('\n'.join(digests).encode()).hexdigest()

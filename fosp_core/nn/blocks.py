@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from fosp_core.nn import parallel
+
 
 def init_weights(module: nn.Module, scale: float = 1.0) -> None:
     """Truncated normal, std sqrt(scale / mean(fan_in, fan_out)) / 0.8796 (the released preset); biases zero."""
@@ -61,16 +63,16 @@ class MLP(nn.Module):
         self.output = nn.Linear(units, outputs) if outputs else nn.Identity()
         init_weights(self.output, output_scale)
 
-    def forward(self, x: Tensor, drop: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, drop: float = 0.0, generator: torch.Generator | None = None, axis: int = 0) -> Tensor:
         """(..., inputs) -> (..., outputs or units).
 
         `drop` is the dropout rate behind each hidden layer; its mask comes from `generator`, so that a run resumes
-        exactly (nn.Dropout draws from torch's global one).
+        exactly (nn.Dropout draws from torch's global one); `axis` is the batch's.
         """
         if not drop:
             return self.output(self.hidden(x))
         for layer in self.hidden:
             x = layer(x)
-            keep = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device) >= drop
+            keep = parallel.draw(torch.rand, x.shape, generator, axis).to(x.device) >= drop
             x = x * keep / (1.0 - drop)
         return self.output(x)

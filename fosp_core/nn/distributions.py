@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from fosp_core.nn import parallel
+
 
 def symlog(x: Tensor) -> Tensor:
     """sign(x) ln(1 + |x|)."""
@@ -30,7 +32,8 @@ def twohot(x: Tensor, centres: Tensor) -> Tensor:
     position = ((symlog(x) - low) / spacing).clamp(0, len(centres) - 1)
     below = position.floor().clamp(max=len(centres) - 2)
     weight = (position - below).unsqueeze(-1)
-    index = below.long().unsqueeze(-1)
+    # NaN as an index would end in a traceback, on a GPU in a lost device; as a weight it ends in one clear error.
+    index = below.long().clamp(0, len(centres) - 2).unsqueeze(-1)
     out = torch.zeros(*x.shape, len(centres), dtype=weight.dtype, device=x.device)
     out.scatter_(-1, index, 1 - weight)
     out.scatter_(-1, index + 1, weight)
@@ -65,7 +68,7 @@ def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum((-2, -1))
 
 
-def gumbel_like(shape, generator: torch.Generator, device) -> Tensor:
-    """Gumbel(0, 1) noise from an explicit generator, so that a run can be repeated."""
-    uniform = torch.rand(shape, generator=generator, device=generator.device).clamp_(1e-10, 1 - 1e-7)
+def gumbel_like(shape, generator: torch.Generator, device, axis: int = 0) -> Tensor:
+    """Gumbel(0, 1) noise from an explicit generator, so that a run can be repeated; `axis` is the batch's."""
+    uniform = parallel.draw(torch.rand, shape, generator, axis).clamp_(1e-10, 1 - 1e-7)
     return (-torch.log(-torch.log(uniform))).to(device)

@@ -23,13 +23,19 @@ _PATTERN = re.compile(r'step_(\d{8})')
 
 
 def save_checkpoint(folder: Path, learner: Learner, extra: dict | None = None, keep: int = 2) -> Path:
-    """Write `folder/step_XXXXXXXX` and drop all but the newest `keep`; return its path."""
+    """Write `folder/step_XXXXXXXX` and drop all but the newest `keep`; return its path.
+
+    Raises TrainingError, and changes nothing, when a weight or an optimiser's state is NaN or Inf.
+    """
     path = Path(folder) / f'step_{learner.step:08d}'
     if not path.exists():
         tensors = {'rng/torch': learner.generator.get_state()}
         for name, optimizer in learner.optimizers.items():
             for i, state in optimizer.state_dict()['state'].items():
                 tensors |= {f'{name}/{i}/{k}': v.contiguous() for k, v in state.items()}
+        for key, tensor in (learner.agent.state_dict() | tensors).items():
+            if not torch.isfinite(tensor).all():
+                raise TrainingError(f'gradient step {learner.step}: {key} not finite; the last checkpoint is intact')
         state = {'schema': SCHEMA, 'step': learner.step, 'online': learner.online,
                  'contract_hash': learner.contract.hash, 'config': learner.config.to_dict(),
                  'rng_numpy': learner.rng.bit_generator.state, **(extra or {})}
@@ -64,6 +70,8 @@ def load_checkpoint(path: Path, learner: Learner) -> dict:
     if state['contract_hash'] != learner.contract.hash:
         raise TrainingError(f'{path}/state.json: contract_hash {state["contract_hash"][:12]}, expected '
                             f'{learner.contract.hash[:12]}')
+    if state['online'] and not learner.online:
+        learner.begin_online()  # for its learning rates; networks and random states follow
     load_agent(learner, agent, f'{path}/agent.safetensors')
     for name, optimizer in learner.optimizers.items():
         restored = optimizer.state_dict()

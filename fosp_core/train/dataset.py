@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Load bags and episode folders for training, and split them into training and held-out episodes."""
+"""Load bags, packed and episode folders for training, and split them into training and held-out episodes."""
 
 from pathlib import Path
 
@@ -10,17 +10,9 @@ from fosp_core.errors import DataError
 
 
 def load_dataset(paths: list[str | Path], contract: Contract) -> list[Episode]:
-    """Read every episode of the given rosbag2 folders or .npz folders; raise DataError naming the path."""
-    from fosp_core.data.store import load_episodes
-    episodes: list[Episode] = []
-    for path in map(Path, paths):
-        if path.is_dir() and any(path.glob('*.npz')):
-            episodes += load_episodes(path, contract)
-        else:
-            from fosp_core.data.bag import read_episodes
-            for episode in read_episodes([path], contract):
-                episode.validate(contract, f'{path}: episode {len(episodes)}')
-                episodes.append(episode)
+    """Read and validate every episode of bags, packed and .npz folders; raise DataError naming the path."""
+    from fosp_core.data.sources import read_dataset
+    episodes = list(read_dataset(paths, contract))
     if not episodes:
         raise DataError(f'{", ".join(map(str, paths))}: no complete episode')
     return episodes

@@ -11,8 +11,10 @@ import torch
 
 from fosp_core.agent.agent import Agent
 from fosp_core.data.replay import Replay
+from fosp_core.nn import parallel
 from fosp_core.world_model.model import States
 
+_CHUNK = 65536  # steps per message between processes
 _KEYS = ('action', 'reward', 'cost', 'is_first', 'is_terminal')
 
 
@@ -22,26 +24,33 @@ class FeatureReplay:
     def __init__(self, agent: Agent, replay: Replay):
         device = next(agent.parameters()).device
         rssm = agent.world_model.rssm
-        deters, stochs = [], []
+        self.deter = torch.zeros(len(replay), rssm.deter, device=device)
+        self.stoch = torch.zeros(len(replay), rssm.stoch * rssm.classes, device=device)
+        end = 0
         with torch.no_grad():
-            for episode in replay.episodes:
-                batch = {k: torch.from_numpy(np.ascontiguousarray(v)).unsqueeze(0).to(device)
+            for number, episode in enumerate(replay.episodes):
+                start, end = end, end + len(episode)
+                if number % parallel.size() != parallel.rank():
+                    continue  # another process's part
+                # Copies: episodes of a packed folder are read-only, which torch warns of.
+                batch = {k: torch.from_numpy(np.array(v)).unsqueeze(0).to(device)
                          for k, v in (episode.images | episode.vectors).items()}
-                action = torch.from_numpy(episode.action).unsqueeze(0).to(device)
-                is_first = torch.from_numpy(episode.is_first).unsqueeze(0).to(device)
+                action = torch.from_numpy(np.array(episode.action)).unsqueeze(0).to(device)
+                is_first = torch.from_numpy(np.array(episode.is_first)).unsqueeze(0).to(device)
                 gumbel = torch.zeros(1, len(episode), rssm.stoch, rssm.classes, device=device)
                 deter, stoch, _, _ = rssm.observe(agent.world_model.encoder(batch), action, is_first, gumbel)
-                deters.append(deter[0])
-                stochs.append(stoch[0])
-        self.deter, self.stoch = torch.cat(deters), torch.cat(stochs)
+                self.deter[start:end], self.stoch[start:end] = deter[0], stoch[0]
+        for part in (*self.deter.split(_CHUNK), *self.stoch.split(_CHUNK)):
+            parallel.total(part)
         self.series = {k: torch.from_numpy(np.concatenate([getattr(e, k) for e in replay.episodes])).to(device)
                        for k in _KEYS}
 
     def __len__(self) -> int:
         return len(self.deter)
 
-    def sample(self, batch: int, length: int, rng: np.random.Generator) -> tuple[States, dict[str, torch.Tensor]]:
+    def sample(self, batch: int, length: int, rng: np.random.Generator,
+               rows: slice = slice(None)) -> tuple[States, dict[str, torch.Tensor]]:
         """Return windows as in `Replay.sample`: states (B, L, ...) and the batch without its observations."""
-        start = rng.integers(0, len(self), size=batch)
+        start = rng.integers(0, len(self), size=batch)[rows]
         index = torch.from_numpy((start[:, None] + np.arange(length)) % len(self)).to(self.deter.device)
         return States(self.deter[index], self.stoch[index]), {k: v[index] for k, v in self.series.items()}

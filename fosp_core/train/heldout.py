@@ -23,7 +23,7 @@ def replay_episode(agent: Agent, episode: Episode) -> dict[str, np.ndarray]:
     """
     agent.eval()
     device = next(agent.parameters()).device
-    batch = {k: torch.from_numpy(np.ascontiguousarray(v)).unsqueeze(0).to(device)
+    batch = {k: torch.from_numpy(np.array(v)).unsqueeze(0).to(device)
              for k, v in (episode.images | episode.vectors).items()}
     action = torch.from_numpy(episode.action.copy()).unsqueeze(0).to(device)
     is_first = torch.from_numpy(episode.is_first.copy()).unsqueeze(0).to(device)

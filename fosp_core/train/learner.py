@@ -13,6 +13,7 @@ from fosp_core.agent.agent import Agent, Rollout
 from fosp_core.config import Config
 from fosp_core.contract import Contract
 from fosp_core.errors import TrainingError
+from fosp_core.nn import parallel
 from fosp_core.nn.distributions import gumbel_like
 from fosp_core.world_model.model import States
 
@@ -53,7 +54,11 @@ class Learner:
 
     def begin_online(self) -> None:
         """Freeze the offline policy and go on with the online phase's losses."""
-        self.agent.freeze_offline(reset_online=self.config.expansion.init == 'fresh')
+        seed = None
+        if self.config.expansion.init == 'fresh':
+            seed = int(torch.randint(2 ** 31, (), generator=self.generator))
+            self.optimizers['actor'].state.clear()  # moments of another network
+        self.agent.freeze_offline(seed)
         self.online = True
         self.scale_lr(self.config.expansion.online_lr_scale)
 
@@ -83,7 +88,7 @@ class Learner:
     def _finish(self, metrics: dict[str, Tensor]) -> dict[str, float]:
         self.agent.update_targets()
         self.step += 1
-        values = torch.stack([v.to(torch.float64).reshape(()) for v in metrics.values()]).tolist()
+        values = parallel.mean(torch.stack([v.to(torch.float64).reshape(()) for v in metrics.values()])).tolist()
         out = dict(zip(metrics, values))
         bad = [k for k, v in out.items() if not np.isfinite(v)]
         if bad:
@@ -104,9 +109,10 @@ class Learner:
         agent, cfg = self.agent, self.config.behaviour
         deter, stoch = states.deter.flatten(0, 1), states.stoch.flatten(0, 1)
         cont = 1.0 - batch['is_terminal'].flatten().to(feature.dtype)
-        if cfg.imagine_starts and cfg.imagine_starts < len(deter):
-            pick = torch.randperm(len(deter), generator=self.generator)[:cfg.imagine_starts].to(self.device)
-            deter, stoch, cont = deter[pick], stoch[pick], cont[pick]
+        states_in_batch = len(deter) * parallel.size()
+        if cfg.imagine_starts and cfg.imagine_starts < states_in_batch:
+            pick = torch.randperm(states_in_batch, generator=self.generator)[:cfg.imagine_starts].to(self.device)
+            deter, stoch, cont = (parallel.take(x, pick) for x in (deter, stoch, cont))
         # In-sample, the rollout's graph serves the constraint's gradient alone; without one, imagine without it.
         constrained = self.config.constraint.kind != 'none'
         with torch.set_grad_enabled(constrained or cfg.actor_objective == 'dynamics'):
@@ -131,7 +137,7 @@ class Learner:
             if self.online:
                 loss = expansion.online_in_sample * loss + agent.online_actor_loss(rollout)
         if constrained:
-            cost = agent.predicted_cost(rollout)
+            cost = parallel.global_value(agent.predicted_cost(rollout))
             loss = agent.constraint.reward_scale * loss + agent.constraint.penalty(cost)
             if not agent.constraint.per_episode:
                 agent.constraint.update(cost.detach().item())
@@ -141,6 +147,7 @@ class Learner:
         # Only the actor's parameters: the penalty's graph runs through the world model and the critics.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
             parameter.grad = gradient
+        parallel.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, self.config.behaviour.clip)
         self.optimizers['actor'].step()
         return metrics | {'actor/loss': loss.detach()}
@@ -149,6 +156,7 @@ class Learner:
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        parallel.average_gradients(p for module in modules for p in module.parameters())
         for module in modules:
             torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
         optimizer.step()

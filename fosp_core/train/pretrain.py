@@ -3,9 +3,7 @@
 """`fosp pretrain`: offline pretraining from bags. Purely data-driven: no environment object, no robot."""
 
 import argparse
-import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +16,7 @@ from fosp_core.paths import config_file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp pretrain`."""
-    parser.add_argument('bags', nargs='+', metavar='BAG', help='rosbag2 folder, or folder of .npz episodes')
+    parser.add_argument('bags', nargs='+', metavar='BAG', help='rosbag2, packed or .npz folder')
     parser.add_argument('--out', required=True, help='run folder: checkpoints, TensorBoard, the bundle')
     parser.add_argument('--preset', default='small', help='config/preset_<name>.yaml or a path (default small)')
     parser.add_argument('--contract', default=None, help='contract YAML (default config/contract_safereach.yaml)')
@@ -48,29 +46,41 @@ def git_commit() -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, calibrate, export; resumes by itself from the newest checkpoint in --out."""
+    """Train, calibrate, export; resumes by itself from the newest checkpoint in --out. Runs under torchrun too."""
     import torch
 
+    from fosp_core.train.distributed import processes
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with processes(args.device) as device:
+        return _run(args, device)
+
+
+def _run(args: argparse.Namespace, device: str) -> int:
     from fosp_core.data.replay import Replay
     from fosp_core.data.store import data_hash
     from fosp_core.io import write_json
-    from fosp_core.train.checkpoint import list_checkpoints, load_checkpoint
+    from fosp_core.nn import parallel
     from fosp_core.train.dataset import load_dataset, split, summary
+    from fosp_core.train.distributed import check_agreement, check_shares
     from fosp_core.train.learner import Learner
     overrides = list(args.overrides)
     overrides += [f'train.steps={args.steps}'] if args.steps is not None else []
     overrides += [f'train.seed={args.seed}'] if args.seed is not None else []
     config = Config.load(args.preset, overrides)
     contract = Contract.load(args.contract or config_file('contract_safereach.yaml'))
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    # With `--json -` standard output holds the summary alone.
-    report = sys.stderr if args.json == '-' else sys.stdout
+    check_shares(config)
+
+    def say(text: str) -> None:
+        # With `--json -` standard output holds the summary alone.
+        if not parallel.rank():
+            print(text, file=sys.stderr if args.json == '-' else sys.stdout)
+
     episodes = load_dataset(args.bags, contract)
     training, held = split(episodes, args.holdout)
     info = summary(episodes)
-    print(f'{info["episodes"]} episodes, {info["steps"]} steps, SR {info["sr"]:.3f}, CV {info["cv"]:.3f}; '
-          f'{len(training)} for training, {len(held)} held out', file=report)
+    say(f'{info["episodes"]} episodes, {info["steps"]} steps, SR {info["sr"]:.3f}, CV {info["cv"]:.3f}; '
+        f'{len(training)} for training, {len(held)} held out')
     if not any(e.violation for e in training):
         raise DataError(f'{", ".join(args.bags)}: key cost is never positive in {len(training)} training episodes: '
                         f'nothing to learn safety from')
@@ -78,9 +88,26 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f'{", ".join(args.bags)}: no violating episode held out for calibration; '
                         f'record more, or raise --holdout')
     out = Path(args.out)
-    replay = Replay(contract).extend(training)
+    replay = Replay(contract).extend(training, check=False)
     hashed = data_hash(training)
-    learner = Learner(contract, config, args.device)
+    learner = Learner(contract, config, device)
+    restore(learner, args, hashed, say)
+    check_agreement(learner, hashed)
+    train_loop(learner, replay, out, {'data_hash': hashed})
+    if parallel.rank():
+        return 0
+    bundle = finish(learner, held, out, args, info, hashed)
+    say(f'bundle {bundle.path}')
+    if args.json:
+        write_json(args.json, {'bundle': str(bundle.path), 'version': bundle.version, 'sha256': bundle.sha256,
+                               'dataset': info, 'metrics': bundle.manifest['metrics']})
+    return 0
+
+
+def restore(learner, args: argparse.Namespace, hashed: str, say) -> None:
+    """Load the newest checkpoint of --out, else of --init, else none; TrainingError names what does not fit."""
+    from fosp_core.train.checkpoint import list_checkpoints, load_checkpoint
+    out = Path(args.out)
     found = list_checkpoints(out / 'checkpoints')
     if found:
         if args.no_resume:
@@ -89,21 +116,14 @@ def run(args: argparse.Namespace) -> int:
         if state.get('data_hash') != hashed:
             raise TrainingError(f'{found[-1]}/state.json: data_hash {str(state.get("data_hash"))[:12]}, expected '
                                 f'{hashed[:12]} of the bags given')
-        print(f'resuming from {found[-1]}', file=report)
+        say(f'resuming from {found[-1]}')
     elif args.init:
         earlier = list_checkpoints(Path(args.init) / 'checkpoints')
         if not earlier:
             raise TrainingError(f'{args.init}/checkpoints: no checkpoint to start from')
         load_checkpoint(earlier[-1], learner)
         learner.step = 0        # a run of its own, with its own phases and learning rates
-        print(f'starting from {earlier[-1]}', file=report)
-    train_loop(learner, replay, out, {'data_hash': hashed})
-    bundle = finish(learner, held, out, args, info, hashed)
-    print(f'bundle {bundle.path}', file=report)
-    if args.json:
-        write_json(args.json, {'bundle': str(bundle.path), 'version': bundle.version, 'sha256': bundle.sha256,
-                               'dataset': info, 'metrics': bundle.manifest['metrics']})
-    return 0
+        say(f'starting from {earlier[-1]}')
 
 
 def cosine_lr(progress: float, final: float) -> float:
@@ -113,40 +133,33 @@ def cosine_lr(progress: float, final: float) -> float:
 
 def train_loop(learner, replay, out: Path, extra: dict) -> None:
     """Joint steps, then behaviour steps, with progress bar, TensorBoard, metrics.jsonl and checkpoints in `out`."""
-    from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
-
+    from fosp_core.nn import parallel
     from fosp_core.train.checkpoint import save_checkpoint
+    from fosp_core.train.distributed import check_agreement
     from fosp_core.train.features import FeatureReplay
+    from fosp_core.train.run_log import open_log
     cfg = learner.config.train
     total = cfg.steps + cfg.behaviour_steps
-    out.mkdir(parents=True, exist_ok=True)
-    writer = SummaryWriter(out / 'tensorboard', purge_step=learner.step or None)
-    bar = tqdm(total=total, initial=learner.step, unit='step', desc='pretrain', mininterval=1.0,
-               disable=None if os.environ.get('CI') is None else True)
     features = None
-    with open(out / 'metrics.jsonl', 'a') as log:
+    with open_log(out, learner.step, total) as log:
         while learner.step < total:
             if learner.step < cfg.steps:
+                rows = parallel.share(cfg.batch)
                 learner.scale_lr(cosine_lr(learner.step / cfg.steps, cfg.final_lr))
-                metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
+                metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng, rows))
             else:
                 features = features or FeatureReplay(learner.agent, replay)
+                rows = parallel.share(cfg.behaviour_batch)
                 learner.scale_lr(cosine_lr((learner.step - cfg.steps) / cfg.behaviour_steps, cfg.behaviour_final_lr))
                 metrics = learner.update_behaviour(*features.sample(cfg.behaviour_batch, cfg.behaviour_length,
-                                                                    learner.rng))
-            bar.update()
+                                                                    learner.rng, rows))
+            log.advance()
             if learner.step % cfg.log_every == 0 or learner.step == total:
-                for key, value in metrics.items():
-                    writer.add_scalar(key, value, learner.step)
-                log.write(json.dumps({'step': learner.step} | {k: round(v, 6) for k, v in metrics.items()}) + '\n')
-                log.flush()
-                bar.set_postfix({k.split('/')[1]: f'{metrics[k]:.2f}' for k in
-                                 ('model/picture', 'actor/loss', 'reach/loss') if k in metrics})
+                log.write(learner.step, metrics)
             if learner.step % cfg.save_every == 0 or learner.step in (cfg.steps, total):
-                save_checkpoint(out / 'checkpoints', learner, extra)
-    bar.close()
-    writer.close()
+                check_agreement(learner, extra['data_hash'])
+                if not parallel.rank():
+                    save_checkpoint(out / 'checkpoints', learner, extra)
 
 
 def finish(learner, held, out: Path, args: argparse.Namespace, info: dict, hashed: str):
