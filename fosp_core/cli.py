@@ -23,6 +23,7 @@ COMMANDS = {
     'demo': ('fosp_ros.demo', 'standard episodes, a changed scene, fine-tuning, a report'),
     'bench': ('fosp_core.bench', 'measure latency and throughput'),
     'bundle': ('fosp_core.deploy.bundle_cli', 'verify a model bundle'),
+    'audit': ('fosp_core.safety.audit_cli', 'what the safety filter did, and why it stopped'),
     'bag-info': ('fosp_core.data.bag_info', 'topics, steps, episodes, SR, CV and losses of a bag'),
 }
 
