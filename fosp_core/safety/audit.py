@@ -3,7 +3,7 @@
 """The audit of the safety filter: one JSON line per tick, in files of bounded size. Standard library only; anyone may
 import it.
 
-A line is complete or it is not read: whatever a crash cuts off costs that line alone. `audit_story` tells what it says.
+A line is complete or it is not read: whatever a crash cuts off costs that line alone. `fosp audit` tells what it says.
 """
 
 import datetime
@@ -46,7 +46,7 @@ def tick_entry(t: float, mono: float, reason: Reason, record: Record, latched: I
     return {'k': TICK, 't': t, 'mono': mono, 'reason': reason.word, 'rules': [r.word for r in rules],
             'latched': [r.word for r in latched], 'nominal': record.nominal, 'sent': record.sent, 'risk': record.risk,
             'risk_nominal': record.risk_nominal, 'level': record.level, 'surprise': record.surprise,
-            'ages': dict(ages), **{key: value for key, value in more.items() if value is not None and value != ''}}
+            'ages': dict(ages), **{key: value for key, value in more.items() if value is not None}}
 
 
 def to_line(entry: Mapping) -> bytes:

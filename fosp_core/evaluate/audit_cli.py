@@ -6,9 +6,9 @@ import argparse
 import datetime
 
 from fosp_core.errors import DataError
+from fosp_core.evaluate.audit_story import parse_time, tell, why
 from fosp_core.io import write_json
 from fosp_core.safety.audit import read_entries
-from fosp_core.safety.audit_story import parse_time, tell, why
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
