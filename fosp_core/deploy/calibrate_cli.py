@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`fosp calibrate BUNDLE BAG...`: new levels from held-out episodes, and how reliable the risk is. For the CLI alone."""
+"""`fosp calibrate BUNDLE BAG...`: new levels from held-out episodes; is the risk reliable? For the CLI alone."""
 
 import argparse
 import html
@@ -77,9 +77,10 @@ def run(args: argparse.Namespace) -> int:
 def _text(result: dict, episodes: int, horizon: int) -> str:
     reach, surprise = result['calibration']['reachability'], result['calibration']['surprise']
     lines = [f'{episodes} episodes, {reach["n"]} of them violating; data {result["calibration"]["data_hash"][:12]}',
-             f'risk level {reach["level"]:.4f} (alpha {reach["alpha"]:g}); surprise: slow {surprise["level_slow"]:.2f}, '
-             f'stop {surprise["level_stop"]:.2f} nats', '',
-             f'{"predicted risk":>15} {"n":>7} {"mean":>6} {f"violation within {horizon} steps":>27} {"95 % Wilson":>15}']
+             f'risk level {reach["level"]:.4f} (alpha {reach["alpha"]:g}); '
+             f'surprise: slow {surprise["level_slow"]:.2f}, stop {surprise["level_stop"]:.2f} nats', '',
+             f'{"predicted risk":>15} {"n":>7} {"mean":>6} {f"violation within {horizon} steps":>27} '
+             f'{"95 % Wilson":>15}']
     for row in result['reliability']:
         lines.append(f'{row["low"]:>7.1f} to {row["high"]:.1f} {row["n"]:>8} {row["predicted"]:>6.3f} '
                      f'{row["observed"]:>27.3f} {row["ci"][0]:>8.3f} {row["ci"][1]:.3f}')

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a predicted risk mean what it says? Bins against what happened, misses and false alarms of a level. Pure NumPy.
 
-Episodes come as (risk (T,), cost (T,)) in the arrival convention: cost[t] came with observation t, risk[t] belongs to the
-action chosen there.
+Episodes come as (risk (T,), cost (T,)) in the arrival convention: cost[t] came with observation t, risk[t] belongs to
+the action chosen there.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def outcomes(episodes: Replayed, horizon: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reliability(episodes: Replayed, horizon: int = 10, bins: int = 10) -> list[dict]:
-    """Return one row per bin of equal width that is not empty: low, high, n, predicted (mean), observed, ci (Wilson)."""
+    """Return a row per bin of equal width that is not empty: low, high, n, predicted (mean), observed, ci (Wilson)."""
     risk, happened = outcomes(episodes, horizon)
     index = np.clip((risk * bins).astype(int), 0, bins - 1)
     rows = []
@@ -129,8 +129,8 @@ def svg(rows: Sequence[dict], level: float, title: str) -> str:
                      f'<circle cx="{x(p)}" cy="{y(row["observed"])}" r="4" fill="#246"><title>n {row["n"]}</title>'
                      f'</circle><text x="{x(p)}" y="{edge + size - 4}" text-anchor="middle" font-size="9" '
                      f'fill="#555">{row["n"]}</text>')
-    parts.append(f'<text x="{edge + size / 2}" y="{total - 20}" text-anchor="middle">predicted risk (n in the bin above '
-                 f'the axis)</text><text x="16" y="{edge + size / 2}" text-anchor="middle" '
+    parts.append(f'<text x="{edge + size / 2}" y="{total - 20}" text-anchor="middle">predicted risk (n of the bin '
+                 f'above the axis)</text><text x="16" y="{edge + size / 2}" text-anchor="middle" '
                  f'transform="rotate(-90 16 {edge + size / 2})">violation within the horizon, 95 % Wilson</text></svg>')
     return '\n'.join(parts) + '\n'
 

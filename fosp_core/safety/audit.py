@@ -10,6 +10,7 @@ import datetime
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -67,7 +68,7 @@ def _plain(value):
 
 
 class AuditFiles:
-    """Appends lines to `audit-<UTC>-<process>.jsonl`; a full file is followed by another, the oldest ones are deleted.
+    """Appends lines to `audit-<UTC>-<process>-<run>-<number>.jsonl`; a full file is followed by another, the oldest ones are deleted.
 
     Each file begins with what `header()` returns then, so that it can be read alone.
 
@@ -85,7 +86,7 @@ class AuditFiles:
     def __init__(self, folder: Path | str, file_bytes: int, total_bytes: int, header: Callable[[], Mapping]):
         self.folder = Path(folder)
         self._file_bytes, self._total_bytes, self._header = file_bytes, max(total_bytes, file_bytes), header
-        self._run = f'{time.time():.3f}-{os.getpid()}'
+        self._run = f'{os.getpid()}-{secrets.token_hex(4)}'
         self._file = None
         self.path: Path | None = None
         self.size = 0
@@ -124,7 +125,7 @@ class AuditFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC)
         self._number += 1
-        self.path = self.folder / f'audit-{now:%Y%m%dT%H%M%S}-{os.getpid()}-{self._number:05d}.jsonl'
+        self.path = self.folder / f'audit-{now:%Y%m%dT%H%M%S}-{self._run}-{self._number:05d}.jsonl'
         self._file, self.size = open(self.path, 'ab', buffering=0), 0
         self._prune()
         self._write(to_line({'k': START, 't': time.time(), 'mono': time.monotonic(), 'schema': SCHEMA,
