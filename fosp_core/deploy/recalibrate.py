@@ -85,7 +85,8 @@ def rewrite(bundle: Bundle, out: Path, version: str, calibration: dict) -> Bundl
     files = {name: bundle.read(name) for name in FILES}
     files['calibration.json'] = json.dumps(calibration, indent=1).encode()
     files['card.md'] += (f'\nCalibrated anew as {version}: reachability level {reach["level"]}, alpha '
-                         f'{reach["alpha"]}, n {reach["n"]} violating episodes, data `{calibration["data_hash"][:12]}`, '
-                         f'through the deployed graph. Parent {bundle.version} `{bundle.sha256[:12]}`.\n').encode()
+                         f'{reach["alpha"]}, n {reach["n"]} violating episodes, data '
+                         f'`{calibration["data_hash"][:12]}`, through the deployed graph. '
+                         f'Parent {bundle.version} `{bundle.sha256[:12]}`.\n').encode()
     manifest = {**bundle.manifest, 'version': version, 'parent': bundle.version, 'parent_sha256': bundle.sha256}
     return write_bundle(out, files, {k: v for k, v in manifest.items() if k not in ('created', 'files')})

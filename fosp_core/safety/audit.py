@@ -68,7 +68,7 @@ def _plain(value):
 
 
 class AuditFiles:
-    """Appends lines to `audit-<UTC>-<process>-<run>-<number>.jsonl`; a full file is followed by another, the oldest ones are deleted.
+    """Appends lines to `audit-<UTC>-<process>-<run>-<number>.jsonl`, one file after another; the oldest are deleted.
 
     Each file begins with what `header()` returns then, so that it can be read alone.
 
