@@ -97,6 +97,7 @@ class IncidentRecorder:
         self._recorder = Recorder(2 * contract.period, continuous)
         self._records: collections.deque = collections.deque(maxlen=round((seconds + AFTER_S) * 1.5 / contract.period))
         self._shown: Reason | None = None
+        self._free = False      # nothing has stopped the arm since it was last allowed to move
         self._last = -1e9
         self._pending: tuple[Reason, float, float] | None = None    # reason, monotonic, wall clock
         self._end = threading.Event()
@@ -122,9 +123,14 @@ class IncidentRecorder:
         self._records.extend(self._recorder.observe(observation, time.monotonic()))
 
     def reason(self, reason: Reason) -> None:
-        """Note what was decided; a stop with a cause, or a cause that latches, makes an incident."""
+        """Note what was decided; when a cause ends motion, or a cause that latches appears, it is an incident.
+
+        A cause before anything moved is none, e.g. the command that is missing until the learner is found.
+        """
         before, self._shown = self._shown, reason
-        if reason is before or not caused(reason) or (caused(before) and not reason.latching):
+        free = self._free
+        self._free = reason.effect in (Effect.PASS, Effect.ALTER) or (free and reason.effect is Effect.HOLD)
+        if reason is before or not caused(reason) or not (free or reason.latching):
             return
         now = time.monotonic()
         if self._pending is not None or now - self._last < self._every:

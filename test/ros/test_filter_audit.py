@@ -73,7 +73,7 @@ def test_pictures_are_bounded_by_bytes_and_floods_are_thinned(monkeypatch):
     for _ in range(1000):       # 1 kHz
         now[0] += 0.001
         ring.add(JointState())
-    assert len(ring.since(0.0)) == 20 and len(ring.since(0.93)) == 8
+    assert len(ring.since(0.0)) == 20 and len(ring.since(0.93)) == 9
 
 
 def observation(k, stamp=None):
@@ -96,11 +96,15 @@ def recorder(tmp_path):
 
 def test_a_stop_with_a_cause_is_an_incident_and_others_are_not(recorder):
     seen = []
-    for reason in (Reason.STARTING, Reason.IDLE, Reason.RELEASING, Reason.PASS, Reason.LATE_HOLD, Reason.CAMERA_STALE,
-                   Reason.POSE_STALE, Reason.RELEASING, Reason.CAMERA_STALE):
+    for reason in (Reason.STARTING, Reason.IDLE, Reason.COMMAND_STALE, Reason.RELEASING, Reason.PASS, Reason.IDLE,
+                   Reason.POSE_STALE, Reason.RISK_HOLD, Reason.LATE_HOLD, Reason.CAMERA_STALE, Reason.POSE_STALE,
+                   Reason.RELEASING, Reason.CAMERA_STALE):
         recorder.reason(reason)
         seen.append(recorder._pending and recorder._pending[0])
-    assert seen == [None] * 5 + [Reason.CAMERA_STALE] * 4 and recorder.skipped == 1   # within ten seconds of the first
+    assert seen == [None] * 9 + [Reason.CAMERA_STALE] * 4 and recorder.skipped == 0
+    for reason in (Reason.PASS, Reason.POSE_JUMP):
+        recorder.reason(reason)
+    assert recorder._pending[0] is Reason.CAMERA_STALE and recorder.skipped == 1    # within ten seconds of the first
     recorder._pending, recorder._last = None, -1e9
     recorder.reason(Reason.ESTOP)           # a latching cause tells more than the one that went before
     assert recorder._pending[0] is Reason.ESTOP
@@ -111,8 +115,8 @@ def test_nothing_to_learn_from_and_an_end_of_all_topics_make_no_bag(recorder):
     assert recorder.skipped == 1
     for k in range(4):
         recorder.observed(observation(k))
-    recorder.reason(Reason.CAMERA_STALE)
-    recorder.reason(Reason.IDLE)
+    for reason in (Reason.PASS, Reason.CAMERA_STALE, Reason.IDLE):
+        recorder.reason(reason)
     recorder._capture(*recorder._pending)
     assert recorder.skipped == 2 and not recorder.folder.exists()
 
@@ -133,6 +137,7 @@ def test_what_the_writer_refuses_is_told_and_a_bag_is_counted(recorder, tmp_path
         recorder.sent([0.25, 0.0, 0.0])
         image(Image(height=1, width=1, encoding='mono16', step=2, data=bytes(2)))     # refused by the filter, but seen
     recorder.start()
+    recorder.reason(Reason.PASS)
     recorder.reason(Reason.CAMERA_INVALID)
     rig.wait_for(lambda: recorder.written or recorder.failed, 60.0, 'the bag')
     assert recorder.written == 1, recorder.lines
