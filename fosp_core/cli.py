@@ -22,8 +22,10 @@ COMMANDS = {
     'up': ('fosp_ros.up', 'start the node graph without ros2 launch'),
     'demo': ('fosp_ros.demo', 'standard episodes, a changed scene, fine-tuning, a report'),
     'bench': ('fosp_core.bench', 'measure latency and throughput'),
+    'calibrate': ('fosp_core.deploy.calibrate_cli', 'recompute the levels of a bundle on held-out bags'),
     'bundle': ('fosp_core.deploy.bundle_cli', 'verify a model bundle'),
     'pack': ('fosp_core.data.pack_cli', 'bags to one flat folder that opens at once'),
+    'audit': ('fosp_core.evaluate.audit_cli', 'what the safety filter did, and why it stopped'),
     'bag-info': ('fosp_core.data.bag_info', 'topics, steps, episodes, SR, CV and losses of a bag'),
 }
 

@@ -67,6 +67,22 @@ PARAMETERS = (
       read_only=True),
     P('latch_after_s', 'double', 2.0, 'Surprise beyond the stop level latches when it lasts so long.', unit='s',
       low=0.0, high=600.0, read_only=True),
+    P('audit', 'bool', True, 'Write every tick to the audit (`fosp audit`).', read_only=True),
+    P('audit_dir', 'string', '', 'Folder of the audit. Empty: fosp/audit in the ROS log directory.', read_only=True),
+    P('audit_file_mb', 'int', 16, 'Size at which an audit file is followed by another; 16 MB hold about 45 minutes.',
+      unit='MiB', low=1, high=1024, read_only=True),
+    P('audit_total_mb', 'int', 256, 'Size of all audit files of the folder; the oldest ones are deleted.', unit='MiB',
+      low=1, high=65536, read_only=True),
+    P('incidents', 'bool', True, 'Write a bag of the last seconds on each stop that has a cause.', read_only=True),
+    P('incident_dir', 'string', '', 'Folder of the bags. Empty: fosp/incidents in the ROS log directory.',
+      read_only=True),
+    P('incident_seconds', 'double', 10.0, 'How much before the stop is kept.', unit='s', low=1.0, high=60.0,
+      read_only=True),
+    P('incident_every_s', 'double', 10.0, 'Shortest time between two bags; stops in between are counted.', unit='s',
+      low=0.0, high=3600.0, read_only=True),
+    P('incident_keep', 'int', 20, 'Bags that stay; the oldest ones are deleted.', low=1, high=10000, read_only=True),
+    P('incident_memory_mb', 'int', 64, 'Pictures held in memory as they came; larger ones go back less far.',
+      unit='MiB', low=1, high=4096, read_only=True),
 )
 
 # name -> +1: more of it is weaker; -1: less of it is weaker

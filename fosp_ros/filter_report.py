@@ -34,7 +34,7 @@ def log_line(reason: Reason, before: Reason | None) -> tuple[bool, str] | None:
     return reason.effect is Effect.STOP, f'{reason.word}: {reason.text} {reason.advice}'
 
 
-def health(reason: Reason, weak: list[str], foreign: int, refusal: str) -> tuple[bytes, str]:
+def health(reason: Reason, weak: list[str], foreign: int, refusal: str, trouble: str = '') -> tuple[bytes, str]:
     """Return level and message for /diagnostics: the gravest first."""
     level = bytes([reason.level])
     if foreign > 0:
@@ -43,6 +43,8 @@ def health(reason: Reason, weak: list[str], foreign: int, refusal: str) -> tuple
         return max(diagnostics.WARN, level), f'weakened: {", ".join(weak)}; {reason.word}'
     if refusal:
         return max(diagnostics.WARN, level), f'model refused: {refusal}; {reason.word}'
+    if trouble:
+        return max(diagnostics.WARN, level), f'audit cannot be written: {trouble}; {reason.word}'
     return level, f'{reason.word}: {reason.text}'
 
 

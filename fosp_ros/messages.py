@@ -22,6 +22,12 @@ def message_class(name: str) -> type:
                             ) from None
 
 
+def type_name(kind: type) -> str:
+    """Return the name of a message class, such as `geometry_msgs/msg/PoseStamped`."""
+    package, folder = kind.__module__.split('.')[:2]
+    return f'{package}/{folder}/{kind.__name__}'
+
+
 def time_of(stamp_ns: int) -> Time:
     """Return the Time message of integer nanoseconds."""
     seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)

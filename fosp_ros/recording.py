@@ -16,11 +16,12 @@ from fosp_ros.observing import Observation
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One replay step. `command`: the executed command message, or None for no motion."""
+    """One replay step. `command`: the executed command message, or None for no motion; `action`: it, normalised."""
 
     observation: Observation
     command: Any
     step: int
+    action: np.ndarray | None = None
 
 
 class Recorder:
@@ -61,18 +62,18 @@ class Recorder:
         done = []
         if self._open is not None:
             executed = self.executed(observation.arrived)
-            done.append(self._close(self._open, executed[0] if executed else None))
+            done.append(self._close(self._open, *(executed or (None, None))))
         self.step += observation.missed if self._recording else 0
         if observation.label.is_first:
             self._recording = True
         self._open = observation if self._recording else None
         if observation.label.is_last and self._recording:
-            done.append(self._close(observation, None))
+            done.append(self._close(observation, None, None))
             self._open = None
             self._recording = self._continuous
         return done
 
-    def _close(self, observation: Observation, command: Any) -> Record:
-        record = Record(observation, command, self.step)
+    def _close(self, observation: Observation, command: Any, action: np.ndarray | None) -> Record:
+        record = Record(observation, command, self.step, action)
         self.step += 1
         return record

@@ -31,6 +31,7 @@ from fosp_core.safety.limits import apply_limits
 from fosp_core.safety.reasons import Reason
 from fosp_ros import diagnostics, filter_parameters, filter_report, qos
 from fosp_ros.filter_senses import Senses
+from fosp_ros.filter_witness import Witness
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import message_class, time_of
 from fosp_ros.model_slot import ModelSlot
@@ -69,6 +70,7 @@ class SafetyFilterNode(ManagedNode):
         p = self.p
         self.contract = contract = Contract.load(p.contract or paths.config_file('contract_safereach.yaml'))
         self.limits = filter_parameters.limits_of(p, contract)
+        self.witness = Witness(p, contract, self.get_namespace(), self._in_force, self.get_logger().warning)
         self._reset_memory()
         self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20)
         self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
@@ -82,15 +84,17 @@ class SafetyFilterNode(ManagedNode):
 
         self.command_out = self.publish_on(self._command_class, 'command_out', qos.COMMAND)
         self.state_out = self.publish_on(DiagnosticStatus, 'safety_filter/state', qos.STATUS)
+        self._remember_command = self.witness.remembered(self._command_class, self.command_out.topic_name)
+        self._remember_state = self.witness.remembered(DiagnosticStatus, self.state_out.topic_name)
         # The e-stop before all else, the label before the pictures: an executor serves them in this order.
         self.listen(Bool, 'estop', self._on_estop, qos.LATCHED)
-        self.listen(Joy, contract.label_topic, self._on_label, qos.LABEL)
-        self.listen(JointState, 'joint_states', self._on_joints, qos.STATE)
+        self._hear(Joy, contract.label_topic, self._on_label, qos.LABEL)
+        self._hear(JointState, 'joint_states', self._on_joints, qos.STATE)
         for vector in contract.vectors:
-            self.listen(message_class(vector.type), vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
+            self._hear(message_class(vector.type), vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
         for camera in contract.cameras:
-            self.listen(Image, camera.topic, functools.partial(self._on_image, camera), qos.IMAGE)
-        self.listen(self._command_class, 'command_in', self._on_command, qos.COMMAND)
+            self._hear(Image, camera.topic, functools.partial(self._on_image, camera), qos.IMAGE)
+        self._hear(self._command_class, 'command_in', self._on_command, qos.COMMAND)
         self.listen(UInt8MultiArray, 'model', self._on_model, qos.LATCHED)
         self.serve(Trigger, 'safety_filter/reset', self._on_reset)
         self.serve(SetBool, 'safety_filter/estop', self._on_estop_service)
@@ -114,6 +118,8 @@ class SafetyFilterNode(ManagedNode):
             self._reset_memory()
             self.state = dataclasses.replace(self.state, latched=latched)
         self.slot.runtime.reset()
+        self.witness.start()
+        self.witness.event('activated', f'model {self.slot.version}')
         gc.collect()
         gc.freeze()     # what was loaded is never garbage: later collections on the control path stay short
         self.watchdog.start()
@@ -126,11 +132,13 @@ class SafetyFilterNode(ManagedNode):
         with self._gate:
             self._send(np.zeros(self.limits.size), None)
             self._publish_state(Reason.NOT_ACTIVE)
+        self.witness.stop()
 
     def tear_down(self) -> None:
         """End the threads, whatever was made of them."""
-        if getattr(self, 'watchdog', None) is not None:
-            self.watchdog.stop()
+        for part in ('watchdog', 'witness'):
+            if getattr(self, part, None) is not None:
+                getattr(self, part).stop()
         if getattr(self, 'slot', None) is not None:
             self.slot.close()
 
@@ -139,10 +147,17 @@ class SafetyFilterNode(ManagedNode):
         self.observer = Observer(contract, p.pairing_tolerance_s, p.pairing_wait_s, p.labels)
         self.state = FilterState.initial(contract.action.size)
         self.senses = Senses(contract, self.limits, p.position_vector,
-                             functools.partial(self.get_logger().warning, throttle_duration_sec=5.0))
+                             self._warn)
         self._proposal: tuple[int, list[float]] | None = None
         self._waiting: Observation | None = None
         self._deciding = False
+
+    def _hear(self, kind, topic: str, callback, profile) -> None:
+        self.listen(kind, topic, self.witness.overhear(kind, self.resolve_topic_name(topic), callback), profile)
+
+    def _warn(self, text: str) -> None:
+        self.witness.noted(text)
+        self.get_logger().warning(text, throttle_duration_sec=5.0)
 
     # -- what arrives -------------------------------------------------------------------------------------------------
     def _on_estop(self, message: Bool) -> None:
@@ -159,6 +174,8 @@ class SafetyFilterNode(ManagedNode):
         with self._gate:
             self._estop_topic = self._estop_topic if topic is None else topic
             self._estop_service = self._estop_service if service is None else service
+            pressed = self._estop_topic or self._estop_service
+            self.witness.event('estop', 'pressed' if pressed else 'released', pressed=pressed)
             if self.active and (self._estop_topic or self._estop_service):
                 self._stop_now()
 
@@ -201,6 +218,7 @@ class SafetyFilterNode(ManagedNode):
         else:
             response.message = f'cleared: {", ".join(r.word for r in latched) or "nothing was latched"}'
         self.get_logger().info(f'reset: {response.message}')
+        self.witness.event('reset', response.message, done=response.success)
         return response
 
     # -- one tick -----------------------------------------------------------------------------------------------------
@@ -241,6 +259,7 @@ class SafetyFilterNode(ManagedNode):
     def _tick(self, observation: Observation, proposal: list[float] | None) -> None:
         begun, fires = time.monotonic(), self.watchdog.fired
         is_first = self.senses.begins(observation)
+        self.witness.observed(observation)
         zero = np.zeros(self.limits.size)
         with self._gate:
             last, path = (zero, ()) if is_first else (self.state.last, self.state.path)
@@ -295,6 +314,8 @@ class SafetyFilterNode(ManagedNode):
         for field, value in zip(self.contract.action.fields, command):
             set_field(message, field, float(value))
         self.command_out.publish(message)
+        self._remember_command(message)
+        self.witness.sent(command)
 
     def _watchdog_fired(self) -> None:
         """Runs in the watchdog's thread: stop goes out first, whatever else may be stuck."""
@@ -321,6 +342,7 @@ class SafetyFilterNode(ManagedNode):
         self._send(np.zeros(self.limits.size), None)
         text = f'{type(error).__name__}: {error}'
         self.get_logger().error(f'{text}\n{traceback.format_exc()}')
+        self.witness.noted(f'{Reason.INTERNAL_FAULT.word}: {text}')
         with self._gate:
             # Latched here and not by `decide`, which may be what is broken.
             self.state = dataclasses.replace(self.state, latched=(Reason.INTERNAL_FAULT, *self.state.latched),
@@ -334,10 +356,15 @@ class SafetyFilterNode(ManagedNode):
         elif line:
             self.get_logger().info(line[1])
         self._shown = reason
-        self.state_out.publish(filter_report.state_message(
-            reason, self.state, self.senses.ages(time.monotonic()), latency_ms, stamp, version=self.slot.version,
+        ages = self.senses.ages(time.monotonic())
+        message = filter_report.state_message(
+            reason, self.state, ages, latency_ms, stamp, version=self.slot.version,
             deadline_misses=self.deadline_misses, watchdog_fires=self.watchdog.fired,
-            filter_enabled=self.p.filter_enabled, refused_models=self.slot.refused))
+            filter_enabled=self.p.filter_enabled, refused_models=self.slot.refused)
+        self.state_out.publish(message)
+        self._remember_state(message)
+        self.witness.tick(reason, self.state, ages, self.senses.situation, self.slot.version, latency_ms, stamp,
+                          self._proposal)
 
     # -- the model, the parameters and the report ---------------------------------------------------------------------
     def _swap(self) -> None:
@@ -351,6 +378,13 @@ class SafetyFilterNode(ManagedNode):
             return
         if swapped:
             self.get_logger().info(f'model {self.slot.version} ({self.slot.bundle.sha256[:12]}) is live')
+            self.witness.model_changed(self.slot.version)
+
+    def _in_force(self) -> dict:
+        bundle, (level, slow, stop) = self.slot.bundle, self._levels()
+        return {'node': self.get_fully_qualified_name(), 'contract': self.contract.hash, 'model': bundle.version,
+                'sha256': bundle.sha256, 'level': level, 'surprise_slow': slow, 'surprise_stop': stop,
+                'deadline_s': self.p.deadline_s, 'limits': dataclasses.asdict(self.limits)}
 
     def _guard_parameters(self, parameters) -> SetParametersResult:
         if self.active and any(p.name == 'filter_enabled' for p in parameters):
@@ -369,9 +403,10 @@ class SafetyFilterNode(ManagedNode):
             **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
             'watchdog_alive': self.watchdog.alive, 'weakened': ' '.join(weak),
             'foreign_publishers': self.foreign_publishers,
-            **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute)}
+            **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute),
+            **self.witness.values()}
         refusal = slot.refusal if slot.refused else ''
-        return *filter_report.health(self.state.record.reason, weak, foreign, refusal), values
+        return *filter_report.health(self.state.record.reason, weak, foreign, refusal, self.witness.trouble), values
 
 
 def main(args: list[str] | None = None) -> int:

@@ -108,6 +108,7 @@ class BagWriter:
         self._types = messages.types(contract)
         self._stack: contextlib.ExitStack | None = None
         self._entries: list[dict] = []
+        self._more: dict = {}                           # topic -> connection of messages beside the records
         self._last: tuple[int, int] | None = None      # stamp and counter of the record written last
 
     def __enter__(self) -> 'BagWriter':
@@ -169,6 +170,21 @@ class BagWriter:
         self._last = last
         self._entries.append({'first_stamp': first[0], 'last_stamp': last[0], 'steps': len(episode),
                               'meta': episode.meta})
+
+    def add_message(self, topic: str, msgtype: str, received: int, data: bytes) -> None:
+        """Append a serialised message (CDR) of another topic, received at `received` ns; the importer passes it by."""
+        if self._stack is None:
+            raise FospError(f'{self.path}: the bag is not open')
+        connection = self._more.get(topic)
+        if connection is None:
+            if msgtype not in typestore().fielddefs:
+                raise DataError(f'{self.path}: {topic}: message type {msgtype!r} is unknown, expected a standard type '
+                                'of ROS 2 Jazzy')
+            if any(topic == c.topic for c in self._connections.values()):
+                raise DataError(f'{self.path}: {topic} holds the replay records')
+            connection = self._writer.add_connection(topic, msgtype, typestore=typestore())
+            self._more[topic] = connection
+        self._writer.write(connection, received, data)
 
 
 def _json(entry: dict) -> str:

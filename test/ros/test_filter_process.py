@@ -3,6 +3,7 @@
 """The filter as its own process: it ends with 0 on SIGINT after a last stop, and outlives a killed commander."""
 
 import collections
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from geometry_msgs.msg import TwistStamped
 
+from fosp_core import cli
 from fosp_core.data import messages
+from fosp_core.data.bag import read_episodes
+from fosp_core.data.bag_info import describe
 
 sys.path.insert(0, str(Path(__file__).parent))      # pytest's importlib mode does not
 from filter_cell import CONTRACT, Cell, recalibrated
@@ -48,7 +53,8 @@ def started(rig, toy, tmp_path):
     cell.off.add('command')
     processes = [
         subprocess.Popen([sys.executable, '-m', 'fosp_ros.safety_filter_node', '--ros-args', '-r', '__ns:=/fosp',
-                          '-p', f'model:={model}', '-p', 'release_s:=0.0', '-p', 'ramp_s:=0.0'],
+                          '-p', f'model:={model}', '-p', 'release_s:=0.0', '-p', 'ramp_s:=0.0',
+                          '-p', f'audit_dir:={tmp_path / "audit"}', '-p', f'incident_dir:={tmp_path / "incidents"}'],
                          stderr=subprocess.PIPE, text=True),
         subprocess.Popen([sys.executable, '-c', LEARNER])]
     cell.start()
@@ -66,23 +72,50 @@ def moving(rig, cell):
         pytest.fail(f'{error}; reasons {collections.Counter(m.message for _, m in cell.states)}')
 
 
-def test_a_killed_commander_leaves_the_stops_and_sigint_ends_with_zero(started):
+def test_a_killed_commander_leaves_the_stops_and_sigint_ends_with_zero(started, tmp_path, capsys):
     rig, cell, guard, commander = started
     moving(rig, cell)
     time.sleep(0.3)
     os.kill(commander.pid, signal.SIGKILL)
-    killed = time.monotonic()
+    killed, wall = time.monotonic(), time.time()
     rig.wait_for(lambda: cell.reason == 'command_stale', 3.0, 'command_stale')
     first = next(t for t, _, v in cell.sent if t > killed and not v.any())
     assert first - killed <= 0.2
     time.sleep(1.0)
     after = [v for t, _, v in cell.sent if t > first]
     assert len(after) >= 10 and not any(v.any() for v in after)
+    incident_bag(rig, tmp_path / 'incidents', wall)
+    assert cli.main(['audit', str(tmp_path / 'audit'), '--at', str(wall + 0.8)]) == 0     # while the filter runs
+    answer = capsys.readouterr().out
+    assert 'command_stale' in answer and 'age of command 0.2' in answer and 'Start the learner' in answer
     count = len(cell.sent)
     guard.send_signal(signal.SIGINT)
     assert guard.wait(8.0) == 0, guard.stderr.read()
     rig.wait_for(lambda: cell.reason == 'not_active', 2.0, 'the last word')
     assert len(cell.sent) > count and not cell.sent[-1][2].any()
+    assert cli.main(['audit', str(tmp_path / 'audit'), '--json', '-']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told['segments'][-1]['reason'] == 'not_active' and told['dropped'] == 0
+    ticks = sum(row['ticks'] for row in told['segments'] if row['reason'] != 'idle')    # idle: before the discovery
+    states = sum(m.message != 'idle' for _, m in cell.states)
+    assert states <= ticks <= states + 5    # a line for every state that was published
+
+
+def incident_bag(rig, folder, wall):
+    """The last seconds before the stop come back as training data, with what the filter saw beside them."""
+    bags = rig.wait_for(lambda: list(folder.glob('incident-*-command_stale')), 30.0, 'the incident bag')
+    info = describe(bags[0], CONTRACT)
+    assert set(info['policies']) == {'incident'} and info['mismatched'] == info['doubled'] == 0
+    episodes = list(read_episodes(bags[0], CONTRACT))       # several, where a loaded machine lost a picture
+    stamp, action = (np.concatenate([getattr(e, name) for e in episodes]) for name in ('stamp', 'action'))
+    assert stamp[0] * 1e-9 < wall < stamp[-1] * 1e-9
+    moved = np.flatnonzero(action.any(1))
+    assert len(moved) >= 3 and np.allclose(action[moved], [0.2, 0.0, 0.0], atol=1e-6)       # 0.05 of 0.25 m/s
+    assert not action[stamp * 1e-9 > wall + 0.2].any() and (stamp * 1e-9 > wall + 0.2).any()
+    count = {topic['topic']: topic['messages'] for topic in info['topics']}
+    for name in ('image', 'ee_pose', 'joint_states', 'label', 'command_in', 'command_out', 'safety_filter/state'):
+        assert count[f'/fosp/{name}'] >= 3, name
+    assert not list(folder.glob('.*'))
 
 
 def test_observations_that_cease_stop_the_arm_within_two_periods(started):

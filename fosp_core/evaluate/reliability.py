@@ -1,0 +1,139 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Does a predicted risk mean what it says? Bins against what happened, misses and false alarms of a level. Pure NumPy.
+
+Episodes come as (risk (T,), cost (T,)) in the arrival convention: cost[t] came with observation t, risk[t] belongs to
+the action chosen there.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fosp_core.evaluate.statistics import wilson
+from fosp_core.safety.calibration import calibrate_reachability
+
+Replayed = Sequence[tuple[np.ndarray, np.ndarray]]
+
+
+def first_violation(cost: np.ndarray) -> int | None:
+    """Return the record of the first cost, None without one."""
+    return int(np.argmax(cost > 0)) if (np.asarray(cost) > 0).any() else None
+
+
+def outcomes(episodes: Replayed, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the risk of every decision before the first violation, and whether one followed within `horizon` records.
+
+    Decisions after it are left out: what follows a collision is no prediction. An episode that ends within the horizon
+    without a violation counts as none.
+    """
+    risks, happened = [], []
+    for risk, cost in episodes:
+        first = first_violation(cost)
+        t = np.arange(len(risk) - 1 if first is None else first)
+        risks.append(np.asarray(risk, np.float64)[t])
+        happened.append(np.zeros(len(t), bool) if first is None else first - t <= horizon)
+    return np.concatenate(risks), np.concatenate(happened)
+
+
+def reliability(episodes: Replayed, horizon: int = 10, bins: int = 10) -> list[dict]:
+    """Return a row per bin of equal width that is not empty: low, high, n, predicted (mean), observed, ci (Wilson)."""
+    risk, happened = outcomes(episodes, horizon)
+    index = np.clip((risk * bins).astype(int), 0, bins - 1)
+    rows = []
+    for k in range(bins):
+        inside = index == k
+        n, hits = int(inside.sum()), int(happened[inside].sum())
+        if n:
+            rows.append({'low': k / bins, 'high': (k + 1) / bins, 'n': n, 'predicted': float(risk[inside].mean()),
+                         'observed': hits / n, 'ci': list(wilson(hits, n))})
+    return rows
+
+
+def calibration_error(rows: Sequence[dict]) -> float:
+    """Return the mean gap of predicted and observed over the decisions (expected calibration error)."""
+    return sum(row['n'] * abs(row['predicted'] - row['observed']) for row in rows) / sum(row['n'] for row in rows)
+
+
+def missed(episodes: Replayed, level: float, horizon: int = 10) -> tuple[int, int]:
+    """Return (missed, n): violating episodes without a risk above `level` in the `horizon` records before."""
+    count = n = 0
+    for risk, cost in episodes:
+        first = first_violation(cost)
+        if first:       # a violation at the first record comes before any decision
+            n += 1
+            count += not (np.asarray(risk)[max(0, first - horizon):first] > level).any()
+    return count, n
+
+
+def alarms(episodes: Replayed, level: float) -> tuple[int, int]:
+    """Return (alarms, n): decisions above `level` among those of the episodes that never violate."""
+    quiet = [np.asarray(risk)[:-1] for risk, cost in episodes if first_violation(cost) is None]
+    return sum(int((risk > level).sum()) for risk in quiet), sum(map(len, quiet))
+
+
+def rates(misses: tuple[int, int], false: tuple[int, int]) -> dict:
+    """Return misses and false alarms as counts, rates (None without a case) and 95 % Wilson intervals."""
+    def rate(k: int, n: int) -> dict:
+        return {'count': k, 'n': n, 'rate': k / n if n else None, 'ci': list(wilson(k, n))}
+    return {'missed': rate(*misses), 'false_alarms': rate(*false)}
+
+
+def judge(episodes: Replayed, level: float, horizon: int = 10) -> dict:
+    """Return `rates` of a level that these episodes did not set."""
+    return rates(missed(episodes, level, horizon), alarms(episodes, level))
+
+
+def crossfit(episodes: Replayed, alpha: float, horizon: int = 10, folds: int = 5) -> dict | None:
+    """Return `rates` of the calibration itself: each fold is judged by the level that the other folds set.
+
+    Violating and other episodes are dealt out in turn. None with fewer than two violating episodes.
+    """
+    violating = [e for e in episodes if first_violation(e[1])]
+    others = [e for e in episodes if not first_violation(e[1])]
+    folds = min(folds, len(violating))
+    if folds < 2:
+        return None
+    totals = np.zeros(4, int)
+    for k in range(folds):
+        rest = [e for i, e in enumerate(violating) if i % folds != k]
+        level = calibrate_reachability(rest, alpha, horizon)['level']
+        held = violating[k::folds] + others[k::folds]
+        totals += [*missed(held, level, horizon), *alarms(held, level)]
+    return {'folds': folds, **rates(tuple(map(int, totals[:2])), tuple(map(int, totals[2:])))}
+
+
+def svg(rows: Sequence[dict], level: float, title: str) -> str:
+    """Return a reliability diagram: observed against predicted, with intervals, counts, the diagonal and the level."""
+    size, edge = 420, 60
+    total = size + 2 * edge
+
+    def x(v: float) -> str:
+        return f'{edge + size * v:.1f}'
+
+    def y(v: float) -> str:
+        return f'{edge + size * (1.0 - v):.1f}'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {total}" font-family="sans-serif" '
+             f'font-size="12"><rect width="{total}" height="{total}" fill="white"/>',
+             f'<text x="{edge}" y="{edge - 30}" font-size="14">{_escape(title)}</text>',
+             f'<rect x="{x(0)}" y="{y(1)}" width="{size}" height="{size}" fill="none" stroke="#888"/>',
+             f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}" stroke="#888" stroke-dasharray="4 4"/>',
+             f'<line x1="{x(level)}" y1="{y(0)}" x2="{x(level)}" y2="{y(1)}" stroke="#c33"/>',
+             f'<text x="{x(level)}" y="{edge - 8}" fill="#c33" text-anchor="middle">level {level:.3f}</text>']
+    for v in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(f'<text x="{x(v)}" y="{edge + size + 18}" text-anchor="middle">{v:g}</text>'
+                     f'<text x="{edge - 8}" y="{y(v)}" text-anchor="end">{v:g}</text>')
+    for row in rows:
+        p, (low, high) = row['predicted'], row['ci']
+        parts.append(f'<line x1="{x(p)}" y1="{y(low)}" x2="{x(p)}" y2="{y(high)}" stroke="#246" stroke-width="2"/>'
+                     f'<circle cx="{x(p)}" cy="{y(row["observed"])}" r="4" fill="#246"><title>n {row["n"]}</title>'
+                     f'</circle><text x="{x(p)}" y="{edge + size - 4}" text-anchor="middle" font-size="9" '
+                     f'fill="#555">{row["n"]}</text>')
+    parts.append(f'<text x="{edge + size / 2}" y="{total - 20}" text-anchor="middle">predicted risk (n of the bin '
+                 f'above the axis)</text><text x="16" y="{edge + size / 2}" text-anchor="middle" '
+                 f'transform="rotate(-90 16 {edge + size / 2})">violation within the horizon, 95 % Wilson</text></svg>')
+    return '\n'.join(parts) + '\n'
+
+
+def _escape(text: str) -> str:
+    return text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
