@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bundle', help='bundle directory, or a folder with `current` or one bundle in it')
     parser.add_argument('bags', nargs='+', metavar='BAG', help='rosbag2 folder, or folder of .npz episodes')
     parser.add_argument('--alpha', type=float, help="allowed rate of missed violations (default: the bundle's)")
+    parser.add_argument('--lead', type=int,
+                        help="records before a violation at which a warning counts at the latest (default: the bundle's)")
     parser.add_argument('--out', help='folder of the new bundle (default: its version, in the current folder)')
     parser.add_argument('--version', help='version of the new bundle (default: <old>-cal-<data hash>)')
     parser.add_argument('--held-out', action='store_true',
@@ -32,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from fosp_core.deploy.runtime import FilterRuntime
     from fosp_core.evaluate import reliability
     from fosp_core.io import atomic_write_bytes, write_json
+    from fosp_core.safety.calibration import HORIZON, LEAD
     from fosp_core.train.dataset import load_dataset
     plot = Path(args.plot) if args.plot else None
     if plot is not None and plot.suffix not in ('.svg', '.html'):
@@ -40,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
         raise FospError(f'--out {args.out}: exists already; a bundle is never overwritten')
     bundle = Bundle.open(args.bundle)
     old = bundle.calibration.get('reachability') or {}
-    alpha, horizon = args.alpha if args.alpha is not None else old.get('alpha', 0.1), old.get('horizon', 10)
+    alpha, horizon = args.alpha if args.alpha is not None else old.get('alpha', 0.1), old.get('horizon', HORIZON)
+    lead = args.lead if args.lead is not None else old.get('lead', LEAD)
+    if not 1 <= lead <= horizon:
+        raise FospError(f'--lead {lead}: expected 1 to {horizon}, the horizon')
     if not 0.0 < alpha < 1.0:
         raise FospError(f'--alpha {alpha}: expected between 0 and 1')
     where = ', '.join(args.bags)
@@ -48,17 +54,19 @@ def run(args: argparse.Namespace) -> int:
     runtime = FilterRuntime(bundle)
     replayed = [recalibrate.replay_episode(runtime, episode)
                 for episode in tqdm(episodes, desc='replay', unit='episode', disable=None)]
-    calibration = recalibrate.calibration_of(replayed, episodes, alpha, horizon, where)
+    calibration = recalibrate.calibration_of(replayed, episodes, alpha, horizon, lead, where)
     pairs = [(risk, episode.cost) for (risk, _), episode in zip(replayed, episodes)]
     rows, level = reliability.reliability(pairs, horizon), calibration['reachability']['level']
     calibration['reliability'] = rows
     version = args.version or f'{bundle.version}-cal-{calibration["data_hash"][:8]}'
     new = recalibrate.rewrite(bundle, Path(args.out or version), version, calibration)
-    previous = reliability.judge(pairs, old['level'], horizon) | {'level': old['level']} if 'level' in old else None
+    previous = None
+    if 'level' in old:
+        previous = reliability.judge(pairs, old['level'], horizon, lead) | {'level': old['level']}
     result = {'bundle': str(new.path), 'version': new.version, 'sha256': new.sha256, 'parent': bundle.version,
               'calibration': {k: v for k, v in calibration.items() if k != 'reliability'}, 'reliability': rows,
               'calibration_error': reliability.calibration_error(rows), 'previous': previous,
-              'crossfit': reliability.crossfit(pairs, alpha, horizon)}
+              'crossfit': reliability.crossfit(pairs, alpha, horizon, lead)}
     if plot is not None:
         title = f'{bundle.name} {version}: {len(episodes)} episodes, horizon {horizon}'
         picture = reliability.svg(rows, level, title)

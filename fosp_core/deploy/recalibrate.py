@@ -64,17 +64,17 @@ def unseen(bundle: Bundle, episodes: list[Episode], held_out: bool, where: str) 
 
 
 def calibration_of(replayed: list[tuple[np.ndarray, np.ndarray]], episodes: list[Episode], alpha: float, horizon: int,
-                   where: str) -> dict:
+                   lead: int, where: str) -> dict:
     """Return the contents of calibration.json; raise DataError when the episodes cannot calibrate."""
     if not 0.0 < alpha < 1.0:
         raise FospError(f'--alpha {alpha}: expected between 0 and 1')
-    if not any((e.cost[1:] > 0).any() and not e.cost[0] > 0 for e in episodes):
-        raise DataError(f'{where}: key cost is never positive after the first record in {len(episodes)} episodes: '
+    if not any((e.cost > 0).any() and int(np.argmax(e.cost > 0)) >= lead for e in episodes):
+        raise DataError(f'{where}: key cost is never positive from record {lead} on in {len(episodes)} episodes: '
                         'nothing to calibrate reachability with')
     if not any(len(e) > SURPRISE_SKIP for e in episodes):
         raise DataError(f'{where}: no episode of more than {SURPRISE_SKIP} records: nothing to calibrate surprise with')
     return {'schema': 1, 'reachability': calibrate_reachability([(r, e.cost) for (r, _), e in zip(replayed, episodes)],
-                                                                alpha, horizon),
+                                                                alpha, horizon, lead),
             'surprise': calibrate_surprise([s for _, s in replayed], alpha), 'data_hash': data_hash(episodes),
             'episodes': len(episodes), 'through': 'filter.onnx'}
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fosp_core.evaluate.statistics import wilson
-from fosp_core.safety.calibration import calibrate_reachability
+from fosp_core.safety.calibration import calibrate_reachability, warning_window
 
 Replayed = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -55,14 +55,14 @@ def calibration_error(rows: Sequence[dict]) -> float:
     return sum(row['n'] * abs(row['predicted'] - row['observed']) for row in rows) / sum(row['n'] for row in rows)
 
 
-def missed(episodes: Replayed, level: float, horizon: int = 10) -> tuple[int, int]:
-    """Return (missed, n): violating episodes without a risk above `level` in the `horizon` records before."""
+def missed(episodes: Replayed, level: float, horizon: int = 10, lead: int = 1) -> tuple[int, int]:
+    """Return (missed, n): violating episodes without a risk above `level` `horizon` to `lead` records before."""
     count = n = 0
     for risk, cost in episodes:
         first = first_violation(cost)
-        if first:       # a violation at the first record comes before any decision
+        if first is not None and first >= lead:     # before that there was no decision that could have warned
             n += 1
-            count += not (np.asarray(risk)[max(0, first - horizon):first] > level).any()
+            count += not (np.asarray(risk)[warning_window(first, horizon, lead)] > level).any()
     return count, n
 
 
@@ -79,27 +79,27 @@ def rates(misses: tuple[int, int], false: tuple[int, int]) -> dict:
     return {'missed': rate(*misses), 'false_alarms': rate(*false)}
 
 
-def judge(episodes: Replayed, level: float, horizon: int = 10) -> dict:
+def judge(episodes: Replayed, level: float, horizon: int = 10, lead: int = 1) -> dict:
     """Return `rates` of a level that these episodes did not set."""
-    return rates(missed(episodes, level, horizon), alarms(episodes, level))
+    return rates(missed(episodes, level, horizon, lead), alarms(episodes, level))
 
 
-def crossfit(episodes: Replayed, alpha: float, horizon: int = 10, folds: int = 5) -> dict | None:
+def crossfit(episodes: Replayed, alpha: float, horizon: int = 10, lead: int = 1, folds: int = 5) -> dict | None:
     """Return `rates` of the calibration itself: each fold is judged by the level that the other folds set.
 
     Violating and other episodes are dealt out in turn. None with fewer than two violating episodes.
     """
-    violating = [e for e in episodes if first_violation(e[1])]
-    others = [e for e in episodes if not first_violation(e[1])]
+    violating = [e for e in episodes if (first_violation(e[1]) or 0) >= lead]
+    others = [e for e in episodes if not (first_violation(e[1]) or 0) >= lead]
     folds = min(folds, len(violating))
     if folds < 2:
         return None
     totals = np.zeros(4, int)
     for k in range(folds):
         rest = [e for i, e in enumerate(violating) if i % folds != k]
-        level = calibrate_reachability(rest, alpha, horizon)['level']
+        level = calibrate_reachability(rest, alpha, horizon, lead)['level']
         held = violating[k::folds] + others[k::folds]
-        totals += [*missed(held, level, horizon), *alarms(held, level)]
+        totals += [*missed(held, level, horizon, lead), *alarms(held, level)]
     return {'folds': folds, **rates(tuple(map(int, totals[:2])), tuple(map(int, totals[2:])))}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from fosp_core.errors import BundleError
 
 SCHEMA = 1
+HORIZON, LEAD = 10, 3       # records, 1 s to 0.3 s before a contact: 0.3 s is what the arm needs to go another way
 SURPRISE_SKIP = 2   # records after a reset whose surprise says nothing: the model has no history yet
 SURPRISE_TICKS = 2  # records in a row that must be surprising; the filter's gate counts the same way
 STOP_FACTOR = 2.0   # how far above the slow level the stop level lies at least

@@ -8,9 +8,13 @@ import torch
 from fosp_core.agent.agent import Agent
 from fosp_core.data.episode import Episode
 from fosp_core.nn.distributions import categorical_kl
-from fosp_core.safety.calibration import calibrate_reachability, calibrate_surprise, warning_window
-
-HORIZON, LEAD = 10, 3       # 1 s to 0.3 s before a contact: 0.3 s is what the arm needs to go another way
+from fosp_core.safety.calibration import (
+    HORIZON,
+    LEAD,
+    calibrate_reachability,
+    calibrate_surprise,
+    warning_window,
+)
 
 
 @torch.no_grad()
