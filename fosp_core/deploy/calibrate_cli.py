@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bags', nargs='+', metavar='BAG', help='rosbag2 folder, or folder of .npz episodes')
     parser.add_argument('--alpha', type=float, help="allowed rate of missed violations (default: the bundle's)")
     parser.add_argument('--lead', type=int,
-                        help="records before a violation at which a warning counts at the latest (default: the bundle's)")
+                        help="records before a violation at which a warning still counts (default: the bundle's)")
     parser.add_argument('--out', help='folder of the new bundle (default: its version, in the current folder)')
     parser.add_argument('--version', help='version of the new bundle (default: <old>-cal-<data hash>)')
     parser.add_argument('--held-out', action='store_true',
