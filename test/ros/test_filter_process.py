@@ -87,7 +87,7 @@ def test_a_killed_commander_leaves_the_stops_and_sigint_ends_with_zero(started, 
     incident_bag(rig, tmp_path / 'incidents', wall)
     assert cli.main(['audit', str(tmp_path / 'audit'), '--at', str(wall + 0.8)]) == 0     # while the filter runs
     answer = capsys.readouterr().out
-    assert 'command_stale' in answer and 'age of command 0.2' in answer and 'Start the learner' in answer
+    assert 'command_stale' in answer and 'limit 0.250 s' in answer and 'Start the learner' in answer
     count = len(cell.sent)
     guard.send_signal(signal.SIGINT)
     assert guard.wait(8.0) == 0, guard.stderr.read()
