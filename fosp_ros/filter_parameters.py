@@ -65,6 +65,10 @@ PARAMETERS = (
       read_only=True),
     P('retreat_speed', 'double', 0.1, 'Speed of the retreat along the recent path.', unit='m/s', low=0.0, high=0.25,
       read_only=True),
+    P('alert_factor', 'double', 0.2, 'Part of the risk level that holds while alert: from a proposal beyond the level '
+      'until `alert_s` later. 1: no alert, WARN.', low=0.0, high=1.0, read_only=True),
+    P('alert_s', 'double', 1.0, 'How long an alert outlasts the last proposal beyond the level. 0: no alert, WARN.',
+      unit='s', low=0.0, high=60.0, read_only=True),
     P('latch_after_s', 'double', 2.0, 'Surprise beyond the stop level latches when it lasts so long.', unit='s',
       low=0.0, high=600.0, read_only=True),
     P('audit', 'bool', True, 'Write every tick to the audit (`fosp audit`).', read_only=True),
@@ -88,7 +92,7 @@ PARAMETERS = (
 # name -> +1: more of it is weaker; -1: less of it is weaker
 _WEAKER = {'max_speed': 1, 'max_acceleration': 1, 'workspace_margin': 1, 'joint_margin': 1, 'joint_ahead_s': -1,
            'max_jump': 1, 'frozen_distance': 1, 'release_s': -1, 'ramp_s': -1, 'slow_factor': 1, 'latch_after_s': 1,
-           'deadline_s': 1, 'watchdog_s': 1}
+           'alert_factor': 1, 'alert_s': -1, 'deadline_s': 1, 'watchdog_s': 1}
 
 
 def limits_of(p, contract: Contract) -> FilterLimits:
@@ -100,7 +104,7 @@ def limits_of(p, contract: Contract) -> FilterLimits:
         joint_low=tuple(p.joint_low), joint_high=tuple(p.joint_high), joint_speed=tuple(p.joint_speed),
         joint_margin=p.joint_margin, joint_ahead=p.joint_ahead_s, max_jump=p.max_jump,
         frozen_distance=p.frozen_distance, release=p.release_s, ramp=p.ramp_s, slow_factor=p.slow_factor,
-        retreat_speed=p.retreat_speed, latch_after=p.latch_after_s)
+        retreat_speed=p.retreat_speed, alert_factor=p.alert_factor, alert_hold=p.alert_s, latch_after=p.latch_after_s)
 
 
 def weakened(p, contract: Contract) -> list[str]:

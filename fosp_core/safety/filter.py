@@ -65,7 +65,7 @@ class ModelOutput:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
-    """What one tick did, for topic and audit. Numbers that were not to be had are NaN."""
+    """What one tick did, for topic and audit. Numbers that were not to be had are NaN; `level` is the one in force."""
 
     reason: Reason = Reason.STARTING
     rules: tuple[Reason, ...] = ()
@@ -92,6 +92,7 @@ class FilterState:
     slow_run: int = 0
     stop_run: int = 0
     strange_since: float | None = None
+    alert_until: float = -math.inf
     ticks: int = 0
     interventions: int = 0
     counts: Mapping[Reason, int] = dataclasses.field(default_factory=dict)
@@ -141,12 +142,13 @@ def decide(inputs: FilterInputs, model_output: ModelOutput | None, limits: Filte
         return _finish(np.zeros(limits.size), (wait,), inputs, model_output, None, state)
     if inputs.late or inputs.proposal is None:
         return _finish(np.zeros(limits.size), (Reason.LATE_HOLD,), inputs, model_output, None, state)
-    command, rules, index = _command(inputs, model_output, limits, state, now)
+    state, level = _alert(inputs, model_output, limits, state, now)
+    command, rules, index = _command(inputs, model_output, level, limits, state, now)
     broken = violations(command, limits, inputs.situation, state.last)
     if broken:  # cannot happen; if it does, nothing is believed any more
         state = dataclasses.replace(state, latched=(Reason.INTERNAL_FAULT,), released=False, clean_since=None)
         return _finish(np.zeros(limits.size), (Reason.INTERNAL_FAULT, *broken), inputs, model_output, None, state)
-    return _finish(command, rules, inputs, model_output, index, state)
+    return _finish(command, rules, inputs, model_output, index, state, level)
 
 
 def choose(risk: np.ndarray, commands: np.ndarray, level: float) -> int:
@@ -186,7 +188,7 @@ def _remember(inputs: FilterInputs, output: ModelOutput | None, state: FilterSta
     """Advance what must advance on every tick, whatever is decided."""
     if inputs.is_first:
         state = dataclasses.replace(state, last=np.zeros_like(state.last), path=(), ticks_since_first=0, slow_run=0,
-                                    stop_run=0, strange_since=None)
+                                    stop_run=0, strange_since=None, alert_until=-math.inf)
     slow, stop, strange = state.slow_run, state.stop_run, state.strange_since
     since = state.ticks_since_first
     if output is not None:
@@ -270,8 +272,22 @@ def _release(inputs: FilterInputs, limits: FilterLimits, state: FilterState,
     return dataclasses.replace(state, released=True, resumed_at=now, path=state.path[-1:]), None
 
 
-def _command(inputs: FilterInputs, output: ModelOutput | None, limits: FilterLimits, state: FilterState,
-             now: float) -> tuple[np.ndarray, tuple[Reason, ...], int | None]:
+def _alert(inputs: FilterInputs, output: ModelOutput | None, limits: FilterLimits, state: FilterState,
+           now: float) -> tuple[FilterState, float]:
+    """Return the level of this tick: a part of the calibrated one from a proposal beyond it until `alert_hold` later.
+
+    The nearest of 17 candidates within the level tends to be one whose estimate errs low: an arm that is let through
+    there slides along the obstacle, tick after tick, until it touches. So once too risky, it must back off clearly.
+    """
+    if output is None or not inputs.enabled:
+        return state, math.nan
+    if not float(output.risk[0]) <= output.level:
+        state = dataclasses.replace(state, alert_until=now + limits.alert_hold)
+    return state, output.level * (limits.alert_factor if now < state.alert_until else 1.0)
+
+
+def _command(inputs: FilterInputs, output: ModelOutput | None, level: float, limits: FilterLimits,
+             state: FilterState, now: float) -> tuple[np.ndarray, tuple[Reason, ...], int | None]:
     """Choose, slow down, limit: in this order, so that the limits see what is about to leave."""
     proposal = checked_command(inputs.proposal, limits.size)
     rules: list[Reason] = []
@@ -280,7 +296,7 @@ def _command(inputs: FilterInputs, output: ModelOutput | None, limits: FilterLim
         command = proposal
         rules.append(Reason.LIMITS_ONLY)
     else:
-        index = choose(output.risk, output.candidates.commands, output.level)
+        index = choose(output.risk, output.candidates.commands, level)
         command = output.candidates.commands[index]
         if not float(output.risk[index]) <= output.level:
             rules.append(Reason.RISK_LEAST)
@@ -307,7 +323,8 @@ def _ramp(limits: FilterLimits, state: FilterState, now: float) -> float:
 
 
 def _finish(command: np.ndarray, rules: tuple[Reason, ...], inputs: FilterInputs, output: ModelOutput | None,
-            index: int | None, state: FilterState) -> tuple[np.ndarray, Reason, FilterState]:
+            index: int | None, state: FilterState,
+            level: float | None = None) -> tuple[np.ndarray, Reason, FilterState]:
     """Write the record of this tick and count."""
     reason = most_restrictive(rules)
     nominal = None if inputs.proposal is None else checked_command(inputs.proposal, len(command))
@@ -315,7 +332,7 @@ def _finish(command: np.ndarray, rules: tuple[Reason, ...], inputs: FilterInputs
     record = Record(reason=reason, rules=rules, nominal=None if nominal is None else tuple(map(float, nominal)),
                     sent=tuple(map(float, command)), risk=float(output.risk[index]) if known and index is not None
                     else math.nan, risk_nominal=float(output.risk[0]) if known else math.nan,
-                    level=output.level if output is not None else math.nan,
+                    level=math.nan if output is None else output.level if level is None else level,
                     surprise=output.surprise if output is not None else math.nan)
     changed = any(r.learned for r in rules) and index != 0
     counts = dict(state.counts)

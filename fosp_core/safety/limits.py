@@ -46,6 +46,8 @@ class FilterLimits:
     ramp: float = 0.5                           # s from RAMP_START of the speed to all of it
     slow_factor: float = 0.5                    # speed while surprised
     retreat_speed: float = 0.1                  # m/s
+    alert_factor: float = 0.2                   # of the level, while alert; 1 switches the alert off
+    alert_hold: float = 1.0                     # s for which an alert outlasts the last risk beyond the level
     latch_after: float = 2.0                    # s of surprise beyond the stop level until it latches
 
     def __post_init__(self) -> None:
@@ -57,6 +59,8 @@ class FilterLimits:
                 raise FospError(f'limit {field.name} is {value}, expected finite numbers')
             if not isinstance(value, tuple) and (value < 0 or (value == 0 and field.name in _POSITIVE)):
                 raise FospError(f'limit {field.name} is {value}, expected a positive number')
+        if self.alert_factor > 1:
+            raise FospError(f'limit alert_factor is {self.alert_factor}, expected 0 to 1')
         n, joints = len(self.low), len(self.joint_names)
         if not n or len(self.high) != n or any(lo > 0 or hi < 0 for lo, hi in zip(self.low, self.high)):
             raise FospError(f'limits low {self.low} and high {self.high} must be of equal length with zero between')

@@ -219,7 +219,53 @@ def test_the_nearest_candidate_within_the_level_is_sent(low, expected, command):
     assert reason is expected
     np.testing.assert_allclose(sent, command, atol=1e-12)
     assert state.interventions == (expected is not Reason.PASS)
-    assert state.record.risk_nominal == low.get('ok', 0.9) and state.record.level == 0.5
+    assert state.record.risk_nominal == low.get('ok', 0.9)
+    assert state.record.level == pytest.approx(0.5 if 'ok' in low else 0.5 * LIMITS.alert_factor)
+
+
+def risky(state, now, nominal, others=0.05, limits=LIMITS, **changes):
+    """One tick whose proposal has the risk `nominal`, the other candidates `others`; level 0.5, alert level 0.1."""
+    inputs = good(**changes)
+    output = answer(inputs, state)
+    risk = np.full(len(output.risk), others)
+    risk[0] = nominal
+    return decide(inputs, dataclasses.replace(output, risk=risk), limits, state, now)
+
+
+def test_once_too_risky_a_proposal_must_be_clearly_safe_until_the_alert_is_over():
+    assert risky(MOVING, 3.0, 0.49)[1] is Reason.PASS
+    _, reason, state = risky(MOVING, 3.0, 0.51)
+    assert reason is Reason.RISK_SCALED and state.alert_until == pytest.approx(4.0)
+    _, reason, state = risky(state, 3.1, 0.11)      # within the level, yet not clearly
+    assert reason is Reason.RISK_SCALED and state.alert_until == pytest.approx(4.0)
+    assert state.record.level == pytest.approx(0.1) and state.interventions == MOVING.interventions + 2
+    assert risky(state, 3.2, 0.09)[1] is Reason.PASS
+    assert risky(state, 3.99, 0.11)[1] is Reason.RISK_SCALED
+    assert risky(state, 4.0, 0.11)[1] is Reason.PASS
+    assert risky(state, 3.9, 0.51)[2].alert_until == pytest.approx(4.9)
+
+
+def test_while_alert_the_others_must_be_clearly_safe_too():
+    # Nobody is: the least risky one goes out, by its own name while it is within the calibrated level.
+    _, reason, state = risky(MOVING, 3.0, 0.6, others=0.2)
+    assert reason is Reason.RISK_SCALED and state.record.risk == 0.2
+    assert risky(MOVING, 3.0, 0.6, others=0.55)[1] is Reason.RISK_LEAST
+    made = candidates(WANTED, LIMITS, HERE, MOVING.last, MOVING.path)
+    risk = np.linspace(0.4, 0.05, len(made.commands))
+    risk[0] = 0.6
+    output = ModelOutput(made, risk, 1.0, 0.5, 5.0, 9.0)
+    _, _, state = decide(good(), output, LIMITS, MOVING, 3.0)
+    assert state.record.risk <= 0.1
+
+
+def test_a_new_episode_ends_the_alert_and_so_do_the_parameters():
+    _, _, state = risky(MOVING, 3.0, 0.51)
+    assert risky(state, 3.1, 0.11, is_first=True)[2].alert_until == -math.inf
+    for off in ({'alert_factor': 1.0}, {'alert_hold': 0.0}):
+        limits = dataclasses.replace(LIMITS, **off)
+        _, reason, state = risky(MOVING, 3.0, 0.51, others=0.4, limits=limits)
+        assert reason is Reason.RISK_SCALED and state.record.level == 0.5, off
+        assert risky(state, 3.1, 0.49, limits=limits)[1] is Reason.PASS
 
 
 def test_the_least_risky_proposal_is_no_intervention():

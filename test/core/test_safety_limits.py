@@ -150,7 +150,7 @@ def test_measured_faults_have_a_margin():
     {'max_speed': float('nan')}, {'max_speed': 0.0}, {'max_acceleration': -1.0}, {'staleness': float('inf')},
     {'period': 0.0}, {'low': (0.1, -1, -1)}, {'high': (1.0,)}, {'box_low': (0, 0)}, {'box_low': (1.0, 1.0, 1.0)},
     {'joint_names': ('a',)}, {'joint_low': (3.0, 0.0)}, {'joint_speed': (0.0, 1.0)}, {'release': -0.1},
-    {'box_high': (float('inf'), 1, 1)}])
+    {'box_high': (float('inf'), 1, 1)}, {'alert_factor': 1.1}, {'alert_hold': -1.0}])
 def test_limits_that_limit_nothing_are_refused(change):
     good = {f: getattr(LIMITS, f) for f in LIMITS.__dataclass_fields__}
     with pytest.raises(FospError, match='limit'):
