@@ -226,8 +226,10 @@ def test_a_risky_proposal_is_replaced_and_counted(make):
     rig.wait_for(lambda: cell.reason == 'risk_hold', 2.0, 'risk_hold')
     assert int(cell.values()['interventions']) >= 1 and float(cell.values()['risk_nominal']) == pytest.approx(0.9)
     assert not cell.sent[-1][2].any()
-    Scripted.risk = 0.1
-    rig.wait_for(lambda: cell.reason == 'ok', 1.0, 'ok again, without a pause')
+    Scripted.risk = 0.15         # within the level, beyond the part of it that an alert leaves
+    lowered = time.monotonic()
+    rig.wait_for(lambda: cell.reason == 'ok', 4.0, 'ok when the alert is over')
+    assert time.monotonic() - lowered > 0.7
 
 
 def test_switched_off_only_before_activation_and_loudly(make):
