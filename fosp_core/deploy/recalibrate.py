@@ -26,7 +26,6 @@ def replay_episode(runtime: FilterRuntime, episode: Episode) -> tuple[np.ndarray
     size = len(episode)
     risk, surprise = np.empty(size), np.empty(size)
     previous = np.zeros(episode.action.shape[1], np.float32)
-    runtime.reset()
     for t in range(size):
         observation = {k: v[t] for k, v in (episode.images | episode.vectors).items()}
         out = runtime.step(observation, previous, t == 0, episode.action[t:t + 1])

@@ -194,8 +194,6 @@ def read_entries(path: Path | str) -> Iterator[dict]:
 
 
 def _entry(line: bytes) -> dict | None:
-    if not line.endswith(b'\n'):    # cut off by a crash
-        return None
     try:
         entry = json.loads(line)
     except ValueError:

@@ -151,6 +151,11 @@ def test_misses_and_false_alarms_of_a_level():
     assert reliability.crossfit([warned, calm], 0.1) is None
 
 
+def test_crossfit_never_judges_by_what_an_episode_itself_set():
+    made = [(np.array([x, 1.0]), np.array([0, 1])) for x in (0.1, 0.5, 0.9)]
+    assert reliability.crossfit(made, 0.34)['missed']['count'] == 1     # 0.1, by the level of 0.5 and 0.9
+
+
 def test_crossfit_misses_alpha_of_them():
     rng = np.random.default_rng(5)
     made = [(np.append(rng.beta(4, 2, 6), 1.0), np.append(np.zeros(6), 1.0)) for _ in range(400)]
