@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', help='folder of the new bundle (default: its version, in the current folder)')
     parser.add_argument('--version', help='version of the new bundle (default: <old>-cal-<data hash>)')
     parser.add_argument('--held-out', action='store_true',
-                        help="of the model's own training bags, use the episodes that pretrain held out")
+                        help='leave out the episodes that the model was trained on, where it knows them')
     parser.add_argument('--plot', metavar='FILE', help='reliability diagram, .svg or .html')
     parser.add_argument('--json', metavar='PATH', help='write the result as JSON (- for standard output alone)')
 
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from fosp_core.deploy import recalibrate
     from fosp_core.deploy.bundle import Bundle
     from fosp_core.deploy.runtime import FilterRuntime
+    from fosp_core.deploy.trained_on import known_episodes
     from fosp_core.evaluate import reliability
     from fosp_core.io import atomic_write_bytes, write_json
     from fosp_core.safety.calibration import HORIZON, LEAD
@@ -51,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
         raise FospError(f'--alpha {alpha}: expected between 0 and 1')
     where = ', '.join(args.bags)
     episodes = recalibrate.unseen(bundle, load_dataset(args.bags, bundle.contract), args.held_out, where)
+    if not args.held_out and known_episodes(bundle.manifest, args.bundle) is None:
+        print(f'warning: {bundle.version} does not list the episodes it was trained on; that none of these '
+              f'{len(episodes)} is among them was checked by the hash of the whole set alone', file=sys.stderr)
     runtime = FilterRuntime(bundle)
     replayed = [recalibrate.replay_episode(runtime, episode)
                 for episode in tqdm(episodes, desc='replay', unit='episode', disable=None)]

@@ -11,6 +11,7 @@ from fosp_core.data.episode import Episode
 from fosp_core.data.store import data_hash
 from fosp_core.deploy.bundle import FILES, Bundle, write_bundle
 from fosp_core.deploy.runtime import FilterRuntime
+from fosp_core.deploy.trained_on import fingerprint, known_episodes
 from fosp_core.errors import DataError, FospError
 from fosp_core.safety.calibration import SURPRISE_SKIP, calibrate_reachability, calibrate_surprise
 from fosp_core.train.dataset import split
@@ -36,14 +37,36 @@ def replay_episode(runtime: FilterRuntime, episode: Episode) -> tuple[np.ndarray
 
 
 def unseen(bundle: Bundle, episodes: list[Episode], held_out: bool, where: str) -> list[Episode]:
-    """Return the episodes that may calibrate this bundle, as far as the hash of its training data tells.
+    """Return the episodes that may calibrate this bundle.
+
+    A model that lists its training episodes knows each of them again, in whatever bag it comes. An older one has one
+    hash of them all: only the very bags, in their order, are recognised, whole or as `fosp pretrain` splits them.
 
     Raises
     ------
     DataError
-        When the model was trained on them; with `held_out` when no part of them is known to be held out.
+        When the model was trained on any of them; with `held_out` when no part of them is known to be held out.
 
     """
+    trained = bundle.manifest['data_hash']
+    known = known_episodes(bundle.manifest, f'{bundle.path}/manifest.json')
+    if known is None:
+        return _unseen_by_hash(bundle, episodes, held_out, where)
+    fresh = [e for e in episodes if fingerprint(e) not in known]
+    if len(fresh) == len(episodes):
+        return fresh
+    if not fresh:
+        raise DataError(f'{where}: the model {bundle.version} was trained on these {len(episodes)} episodes (data_hash '
+                        f'{trained[:12]}); calibrate on others')
+    if not held_out:
+        first = next(k for k, e in enumerate(episodes) if fingerprint(e) in known)
+        raise DataError(f'{where}: the model {bundle.version} was trained on {len(episodes) - len(fresh)} of these '
+                        f'{len(episodes)} episodes, the first of them number {first + 1}; give other bags, or --held-out '
+                        f'to use the other {len(fresh)}')
+    return fresh
+
+
+def _unseen_by_hash(bundle: Bundle, episodes: list[Episode], held_out: bool, where: str) -> list[Episode]:
     trained = bundle.manifest['data_hash']
     if data_hash(episodes) == trained:
         raise DataError(f'{where}: the model {bundle.version} was trained on these {len(episodes)} episodes (data_hash '

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`fosp calibrate`: through the graph that will run, never on training data, into a new bundle; honest about misses."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 
 from fosp_core import cli
 from fosp_core.data.store import data_hash, save_episode
-from fosp_core.deploy import recalibrate
+from fosp_core.deploy import recalibrate, trained_on
 from fosp_core.deploy.bundle import FILES, Bundle, write_bundle
 from fosp_core.errors import DataError
 from fosp_core.evaluate import reliability
 from fosp_core.paths import share_dir
-from fosp_core.train.dataset import split
+from fosp_core.train.dataset import load_dataset, split
 
 
 @pytest.fixture(scope='module')
@@ -79,6 +80,29 @@ def test_data_of_the_training_are_refused_when_the_hash_tells(tmp_path, shipped,
     assert recalibrate.unseen(shipped, episodes, False, 'bag') == episodes
     with pytest.raises(DataError, match='no part of these'):
         recalibrate.unseen(shipped, episodes, True, 'bag')
+
+
+def listed(bundle, out, trained):
+    """Return a copy of a bundle that lists `trained` episodes as those it was trained on."""
+    files = {name: bundle.read(name) for name in FILES}
+    return write_bundle(out, files, {**bundle.manifest, 'trained_on': trained_on.listing(trained)})
+
+
+def test_a_training_episode_is_recognised_in_whatever_bag_it_comes(tmp_path, shipped, contract, make_episodes, write_bag):
+    made = make_episodes([8] * 6)
+    model = listed(shipped, tmp_path / 'model', made[:4])
+    # Another bag, another order, other stamps and counters, beside others: three of its five were trained on.
+    later = [dataclasses.replace(e, stamp=e.stamp + 10**15 * k, step=e.step + 10**4 * k)
+             for k, e in enumerate((made[4], made[3], made[1], made[5], made[0]))]
+    bag = load_dataset([write_bag(tmp_path / 'bag', contract, later)], contract)
+    with pytest.raises(DataError, match='trained on 3 of these 5 episodes, the first of them number 2; .* --held-out'):
+        recalibrate.unseen(model, bag, False, 'bag')
+    kept = recalibrate.unseen(model, bag, True, 'bag')
+    assert data_hash(kept) == data_hash([made[4], made[5]])
+    with pytest.raises(DataError, match='was trained on these 4 episodes'):
+        recalibrate.unseen(model, made[3::-1], True, 'bag')
+    assert recalibrate.unseen(model, made[4:], False, 'bag') == made[4:]
+    assert recalibrate.unseen(model, made[4:], True, 'bag') == made[4:]
 
 
 def test_a_new_bundle_with_its_parent_and_a_diagram(tmp_path, shipped, episodes, folder, capsys):
