@@ -86,7 +86,7 @@ def _unseen_by_hash(bundle: Bundle, episodes: list[Episode], held_out: bool, whe
 
 
 def calibration_of(replayed: list[tuple[np.ndarray, np.ndarray]], episodes: list[Episode], alpha: float, horizon: int,
-                   lead: int, where: str) -> dict:
+                   lead: int, where: str, confidence: float | None = None) -> dict:
     """Return the contents of calibration.json; raise DataError when the episodes cannot calibrate."""
     if not 0.0 < alpha < 1.0:
         raise FospError(f'--alpha {alpha}: expected between 0 and 1')
@@ -96,7 +96,7 @@ def calibration_of(replayed: list[tuple[np.ndarray, np.ndarray]], episodes: list
     if not any(len(e) > SURPRISE_SKIP for e in episodes):
         raise DataError(f'{where}: no episode of more than {SURPRISE_SKIP} records: nothing to calibrate surprise with')
     return {'schema': 1, 'reachability': calibrate_reachability([(r, e.cost) for (r, _), e in zip(replayed, episodes)],
-                                                                alpha, horizon, lead),
+                                                                alpha, horizon, lead, confidence),
             'surprise': calibrate_surprise([s for _, s in replayed], alpha), 'data_hash': data_hash(episodes),
             'episodes': len(episodes), 'through': 'filter.onnx'}
 

@@ -171,7 +171,7 @@ def read_entries(path: Path | str) -> Iterator[dict]:
         When a file is of another schema, or holds no entry at all.
 
     """
-    files, found = audit_files(path), 0
+    files, found = audit_files(path), False
     for file in files:
         run = file.name
         try:
@@ -187,7 +187,7 @@ def read_entries(path: Path | str) -> Iterator[dict]:
                     if entry.get('schema') != SCHEMA:
                         raise DataError(f'{file}: audit of schema {entry.get("schema")!r}, expected {SCHEMA}')
                     run = str(entry.get('run', run))
-                found += 1
+                found = True
                 yield {**entry, 'run': run}
     if not found:
         raise DataError(f'{path}: holds no line of an audit')

@@ -125,15 +125,19 @@ def test_a_new_bundle_with_its_parent_and_a_diagram(tmp_path, shipped, episodes,
         'reachability']['level']
     assert plot.read_text().startswith('<svg') and plot.read_text().count('<circle') == len(told['reliability'])
     page = tmp_path / 'r.html'
-    again = [*argv[:-3], str(tmp_path / 'again'), '--plot', str(page), '--version', 'again']
+    again = [*argv[:-3], str(tmp_path / 'again'), '--plot', str(page), '--version', 'again', '--confidence', '0.9']
     assert cli.main(again) == 0
-    assert 'cross-fitted: missed violations' in capsys.readouterr().out and '<svg' in page.read_text()
+    said = capsys.readouterr().out
+    assert 'cross-fitted: missed violations' in said and '<svg' in page.read_text()
+    assert 'with 95 % confidence at most' in said and '(alpha 0.2, confidence 0.9)' in said
+    sure = Bundle.open(tmp_path / 'again').calibration['reachability']
+    assert sure['confidence'] == 0.9 and sure['level'] <= calibration['reachability']['level']
     assert cli.main(argv) == 2      # never overwritten
     assert 'exists already' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('more', 'words'), [
-    (['--alpha', '1.5'], '--alpha 1.5'), (['--plot', 'x.bmp'], 'ends in .svg or .html'),
+    (['--alpha', '1.5'], '--alpha 1.5'), (['--confidence', '1'], '--confidence 1.0'), (['--plot', 'x.bmp'], 'ends in .svg or .html'),
     (['--held-out'], 'no part of these')])
 def test_bad_usage_is_one_line_and_2(tmp_path, shipped, folder, capsys, monkeypatch, more, words):
     monkeypatch.chdir(tmp_path)
