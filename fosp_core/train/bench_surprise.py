@@ -85,7 +85,7 @@ class Probe:
     """States, embeddings and signals of one episode under a frozen world model; the fitted signals need `fit` first."""
 
     def __init__(self, agent, members: int, steps: int, seed: int):
-        self.agent, self.model = agent.eval(), agent.world_model
+        self.model = agent.eval().world_model
         self.members, self.steps, self.seed = members, steps, seed
 
     def states(self, episode) -> dict:
@@ -203,6 +203,7 @@ def compare(probe: Probe, fitting: list, nominal: list, shifted: dict, alpha: fl
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
+    import numpy as np
     import torch
 
     from fosp_core.deploy.bundle import Bundle
@@ -231,7 +232,11 @@ def run(args: argparse.Namespace) -> int:
                         'level, a third is judged')
     torch.manual_seed(args.seed)
     probe = Probe(load_learner(bundle, args.seed).agent, args.members, args.steps, args.seed)
-    rows = compare(probe, nominal[::3], [e for i, e in enumerate(nominal) if i % 3], shifted, args.alpha)
+    # Dealt out by chance: demonstrators come in turn, and every third episode is of the same one.
+    order = np.random.default_rng(args.seed).permutation(len(nominal))
+    nominal = [nominal[i] for i in order]
+    third = len(nominal) // 3
+    rows = compare(probe, nominal[:third], nominal[third:], shifted, args.alpha)
     result = {'model': bundle.version, 'seed': args.seed, 'alpha': args.alpha, 'members': args.members,
               'steps': args.steps, 'signals': SIGNALS, 'shifts': rows, 'wall_s': time.monotonic() - begin}
     if args.json:
