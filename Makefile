@@ -11,12 +11,14 @@ PYTEST_ARGS ?=
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv demo test check clean
+.PHONY: help venv dev demo test check coverage mutation clean
 
 help:
 	@echo 'make demo   20 + 20 + 20 simulated episodes through the ROS 2 graph with a fine-tune between; report in $(OUT)'
 	@echo 'make test   the tests, by the command that colcon test runs'
 	@echo 'make check  ruff'
+	@echo 'make coverage   fosp_core/safety by branch, at least 95 %'
+	@echo 'make mutation   mutants of fosp_core/safety, at least 90 % killed; half an hour, goes on where it ended'
 	@echo 'make venv   the environment alone ($(VENV)); ROS=kilted takes the Kilted wheels'
 	@echo 'make clean  removes build, install, log, out and caches; the environment stays'
 
@@ -31,6 +33,18 @@ test: venv
 
 check: venv
 	$(VENV)/bin/ruff check .
+
+# Tools that no user and no test needs.
+dev: venv
+	$(VENV)/bin/python -m pip install -qq coverage mutmut -c config/constraints.txt
+
+coverage: dev
+	@mkdir -p out
+	$(VENV)/bin/python -m coverage run -m pytest -q test/core/test_safety_*.py test/core/test_audit*.py
+	$(VENV)/bin/python -m coverage report
+
+mutation: dev
+	$(VENV)/bin/python .ci/mutation.py
 
 clean:
 	rm -rf build install log out .pytest_cache .hypothesis .ruff_cache *.egg-info

@@ -64,6 +64,8 @@ setup(
         'ros-jazzy': ros_wheels('jazzy', '7.1.6', '5.3.6'),
         'ros-kilted': ros_wheels('kilted', '9.1.2', '5.5.1'),
         'report': ['pillow>=10'],
+        # Not installed by `make venv`: what `make coverage` and `make mutation` need.
+        'dev': ['coverage>=7.6,<8', 'mutmut>=3.8,<4'],
         'test': ['pytest>=7.4', 'pytest-timeout>=2.2', 'hypothesis>=6.98', 'psutil>=5.9', 'ruff>=0.6'],
     },
     zip_safe=True,

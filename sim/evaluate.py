@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`fosp evaluate`: a model bundle, with or without the safety filter, against scripted and random policies.
+"""`fosp evaluate`: a model bundle or a scripted policy, with or without the safety filter behind it.
 
 For the command line alone. No ROS: simulator, ONNX runtimes and the pure safety core in one process, faster than real
 time. The layouts are never in any training data: their seeds begin where `fosp collect` ends.
@@ -46,55 +46,71 @@ class Result:
     interventions: int = 0
 
 
-class Scripted:
-    """A demonstrator, or uniformly random actions; needs no picture."""
+class Actor:
+    """What acts in an episode; with `guard` its commands pass the filter, else they are sent as they are.
 
-    pictures = False
+    A subclass has `_begin(env, seed)` and `_propose(env, observation)`; `_previous` is what was really sent.
+    """
 
-    def __init__(self, kind: str):
-        self.phase = self.kind = kind
+    def __init__(self, name: str, guard=None):
+        self.phase, self.guard = name if guard is None else f'{name}+filter', guard
         self.interventions = 0
+
+    @property
+    def pictures(self) -> bool:
+        """Whether it needs rendered pictures."""
+        return self.guard is not None
 
     def reset(self, env: SafeReachEnv, seed: int) -> None:
         """Begin the episode that `env` was reset to."""
-        self._rng = np.random.default_rng([seed, 7])
-        self._demonstrator = None if self.kind == 'random' else make_demonstrator(self.kind, env, self._rng)
-
-    def action(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
-        """Return the action (3,) in [-1, 1]."""
-        if self._demonstrator is None:
-            return self._rng.uniform(-1.0, 1.0, 3).astype(np.float32)
-        return self._demonstrator.action(env)
-
-
-class Learned:
-    """The bundle's policy on ONNX Runtime, as the learner node runs it; with `guard` its commands pass the filter."""
-
-    pictures = True
-
-    def __init__(self, bundle, guard=None):
-        from fosp_core.deploy.runtime import PolicyRuntime
-        self.policy, self.guard = PolicyRuntime(bundle), guard
-        self.phase = 'model' if guard is None else 'model+filter'
         self.interventions = 0
-
-    def reset(self, env: SafeReachEnv, seed: int) -> None:
-        """Begin the episode that `env` was reset to."""
-        self.policy.reset()
-        self.interventions = 0
-        self._previous = np.zeros(3, np.float32)
-        self._first = True
+        self._previous, self._first = np.zeros(3, np.float32), True
         if self.guard is not None:
             self.guard.reset()
+        self._begin(env, seed)
 
     def action(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
-        """Return the action (3,) in [-1, 1] that is really sent; it is also what both runtimes are told was sent."""
-        action = self.policy.step(observation, self._previous, self._first).action
+        """Return the action (3,) in [-1, 1] that is really sent."""
+        action = self._propose(env, observation)
         if self.guard is not None:
             action, intervened = self.guard(env, observation, self._previous, self._first, action)
             self.interventions += intervened
         self._previous, self._first = action, False
         return action
+
+
+class Scripted(Actor):
+    """A demonstrator, which knows the layout, or uniformly random actions."""
+
+    def __init__(self, kind: str, guard=None):
+        super().__init__(kind, guard)
+        self.kind = kind
+
+    def _begin(self, env: SafeReachEnv, seed: int) -> None:
+        self._rng = np.random.default_rng([seed, 7])
+        self._demonstrator = None if self.kind == 'random' else make_demonstrator(self.kind, env, self._rng)
+
+    def _propose(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
+        if self._demonstrator is None:
+            return self._rng.uniform(-1.0, 1.0, 3).astype(np.float32)
+        return self._demonstrator.action(env)
+
+
+class Learned(Actor):
+    """The bundle's policy on ONNX Runtime, as the learner node runs it; it too is told what was really sent."""
+
+    pictures = True
+
+    def __init__(self, bundle, guard=None):
+        from fosp_core.deploy.runtime import PolicyRuntime
+        super().__init__('model', guard)
+        self.policy = PolicyRuntime(bundle)
+
+    def _begin(self, env: SafeReachEnv, seed: int) -> None:
+        self.policy.reset()
+
+    def _propose(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
+        return self.policy.step(observation, self._previous, self._first).action
 
 
 def run_episode(env: SafeReachEnv, actor, seed: int) -> Result:
@@ -122,7 +138,7 @@ def row(task: str, phase: str, results: list[Result]) -> dict:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp evaluate`."""
     parser.add_argument('--suite', choices=SUITES, default='safereach', help='environments (default: safereach)')
-    parser.add_argument('--model', metavar='DIR', help='model bundle (default: models/safereach)')
+    parser.add_argument('--model', metavar='DIR', help='model bundle, also the filter\'s (default: models/safereach)')
     parser.add_argument('--task', action='append', metavar='T',
                         help=f'{", ".join(TASKS)} or all; may be repeated (default: standard)')
     parser.add_argument('--episodes', type=int, default=100, metavar='N', help='per task and policy (default: 100)')
@@ -130,7 +146,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'layouts {FIRST_SEED} + {SEED_STRIDE} S and on, which no data set holds (default: 0)')
     parser.add_argument('--policy', choices=('model', *KINDS, 'random'), default='model',
                         help='what acts (default: model); the others are scripted and know the layout, or random')
-    parser.add_argument('--filter', choices=('on', 'off'), default='on', help='safety filter behind the model')
+    parser.add_argument('--filter', choices=('on', 'off'),
+                        help='safety filter behind the policy (default: on for the model, off for the others)')
     parser.add_argument('--through', choices=('core',), default='core', help='core: one process, no ROS')
     parser.add_argument('--no-corners', action='store_true',
                         help='leave out the safe planner and the random policy, the corners of every table')
@@ -147,23 +164,20 @@ def table(rows: list[dict]) -> str:
     """Return the rows as text with intervals in per cent."""
     def rate(value, interval):
         return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
-    lines = [f'{"task":10s} {"policy":13s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  {"steps":>6s}  interventions']
-    lines += [f'{r["task"]:10s} {r["phase"]:13s} {r["n"]:4d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
+    lines = [f'{"task":10s} {"policy":15s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  {"steps":>6s}  interventions']
+    lines += [f'{r["task"]:10s} {r["phase"]:15s} {r["n"]:4d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
               f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["steps"]:6.1f}  {r["interventions"]}' for r in rows]
     return '\n'.join(lines)
 
 
 def actors_of(args: argparse.Namespace, bundle) -> list:
     """Return the policies of the table: the asked one first, then the corners."""
-    if args.policy == 'model':
-        guard = None
-        if args.filter == 'on':
-            from fosp_sim.guard import Guard
-            guard = Guard(bundle)
-        actors = [Learned(bundle, guard)]
-    else:
-        actors = [Scripted(args.policy)]
-    return actors + [Scripted(c) for c in CORNERS if not args.no_corners and c != args.policy]
+    guard = None
+    if args.filter == 'on':
+        from fosp_sim.guard import Guard
+        guard = Guard(bundle)
+    first = Learned(bundle, guard) if args.policy == 'model' else Scripted(args.policy, guard)
+    return [first] + [Scripted(c) for c in CORNERS if not args.no_corners and c != first.phase]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -173,8 +187,10 @@ def run(args: argparse.Namespace) -> int:
     from fosp_core.io import write_json
     begin = time.monotonic()
     tasks, seeds = tasks_of(args.task), evaluation_seeds(args.seed, args.episodes)
+    if args.filter is None:
+        args.filter = 'on' if args.policy == 'model' else 'off'
     bundle = None
-    if args.policy == 'model':
+    if args.policy == 'model' or args.filter == 'on':
         from fosp_core.deploy.bundle import Bundle
         from fosp_core.paths import share_dir
         folder = Path(args.model) if args.model else share_dir() / 'models' / 'safereach'
@@ -193,7 +209,8 @@ def run(args: argparse.Namespace) -> int:
             paired.append({'task': task, 'phase': first, 'against': other, 'sr': mcnemar(
                 [r.success for r in outcomes[other]], [r.success for r in outcomes[first]]), 'cv': mcnemar(
                 [r.violation for r in outcomes[other]], [r.violation for r in outcomes[first]])})
-    result = {'suite': args.suite, 'through': args.through, 'seed': args.seed, 'rows': rows, 'paired': paired,
+    result = {'suite': args.suite, 'through': args.through, 'policy': args.policy, 'filter': args.filter,
+              'seed': args.seed, 'rows': rows, 'paired': paired,
               'model': {'version': bundle.version, 'sha256': bundle.sha256} if bundle else None,
               'wall_s': time.monotonic() - begin}
     if args.json != '-':

@@ -15,12 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bundle', help='bundle directory, or a folder with `current` or one bundle in it')
     parser.add_argument('bags', nargs='+', metavar='BAG', help='rosbag2 folder, or folder of .npz episodes')
     parser.add_argument('--alpha', type=float, help="allowed rate of missed violations (default: the bundle's)")
+    parser.add_argument('--confidence', type=float,
+                        help='keep alpha with this confidence (e.g. 0.95), not on the average of calibrations: a lower '
+                             "level (default: the bundle's, else the average)")
     parser.add_argument('--lead', type=int,
                         help="records before a violation at which a warning still counts (default: the bundle's)")
     parser.add_argument('--out', help='folder of the new bundle (default: its version, in the current folder)')
     parser.add_argument('--version', help='version of the new bundle (default: <old>-cal-<data hash>)')
     parser.add_argument('--held-out', action='store_true',
-                        help="of the model's own training bags, use the episodes that pretrain held out")
+                        help='leave out the episodes that the model was trained on, where it knows them')
     parser.add_argument('--plot', metavar='FILE', help='reliability diagram, .svg or .html')
     parser.add_argument('--json', metavar='PATH', help='write the result as JSON (- for standard output alone)')
 
@@ -32,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from fosp_core.deploy import recalibrate
     from fosp_core.deploy.bundle import Bundle
     from fosp_core.deploy.runtime import FilterRuntime
+    from fosp_core.deploy.trained_on import known_episodes
     from fosp_core.evaluate import reliability
     from fosp_core.io import atomic_write_bytes, write_json
     from fosp_core.safety.calibration import HORIZON, LEAD
@@ -49,12 +53,18 @@ def run(args: argparse.Namespace) -> int:
         raise FospError(f'--lead {lead}: expected 1 to {horizon}, the horizon')
     if not 0.0 < alpha < 1.0:
         raise FospError(f'--alpha {alpha}: expected between 0 and 1')
+    confidence = args.confidence if args.confidence is not None else old.get('confidence')
+    if confidence is not None and not 0.0 < confidence < 1.0:
+        raise FospError(f'--confidence {confidence}: expected between 0 and 1')
     where = ', '.join(args.bags)
     episodes = recalibrate.unseen(bundle, load_dataset(args.bags, bundle.contract), args.held_out, where)
+    if not args.held_out and known_episodes(bundle.manifest, args.bundle) is None:
+        print(f'warning: {bundle.version} does not list the episodes it was trained on; that none of these '
+              f'{len(episodes)} is among them was checked by the hash of the whole set alone', file=sys.stderr)
     runtime = FilterRuntime(bundle)
     replayed = [recalibrate.replay_episode(runtime, episode)
                 for episode in tqdm(episodes, desc='replay', unit='episode', disable=None)]
-    calibration = recalibrate.calibration_of(replayed, episodes, alpha, horizon, lead, where)
+    calibration = recalibrate.calibration_of(replayed, episodes, alpha, horizon, lead, where, confidence)
     pairs = [(risk, episode.cost) for (risk, _), episode in zip(replayed, episodes)]
     rows, level = reliability.reliability(pairs, horizon), calibration['reachability']['level']
     calibration['reliability'] = rows
@@ -66,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     result = {'bundle': str(new.path), 'version': new.version, 'sha256': new.sha256, 'parent': bundle.version,
               'calibration': {k: v for k, v in calibration.items() if k != 'reliability'}, 'reliability': rows,
               'calibration_error': reliability.calibration_error(rows), 'previous': previous,
-              'crossfit': reliability.crossfit(pairs, alpha, horizon, lead)}
+              'crossfit': reliability.crossfit(pairs, alpha, horizon, lead, confidence=confidence)}
     if plot is not None:
         title = f'{bundle.name} {version}: {len(episodes)} episodes, horizon {horizon}'
         picture = reliability.svg(rows, level, title)
@@ -85,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
 def _text(result: dict, episodes: int, horizon: int) -> str:
     reach, surprise = result['calibration']['reachability'], result['calibration']['surprise']
     lines = [f'{episodes} episodes, {reach["n"]} of them violating; data {result["calibration"]["data_hash"][:12]}',
-             f'risk level {reach["level"]:.4f} (alpha {reach["alpha"]:g}); '
+             f'risk level {reach["level"]:.4f} (alpha {reach["alpha"]:g}'
+             f'{", confidence " + format(reach["confidence"], "g") if "confidence" in reach else ""}); '
              f'surprise: slow {surprise["level_slow"]:.2f}, stop {surprise["level_stop"]:.2f} nats', '',
              f'{"predicted risk":>15} {"n":>7} {"mean":>6} {f"violation within {horizon} steps":>27} '
              f'{"95 % Wilson":>15}']
@@ -96,7 +107,8 @@ def _text(result: dict, episodes: int, horizon: int) -> str:
     for name, judged in (('the previous level on these episodes', result['previous']),
                          ('this calibration, cross-fitted', result['crossfit'])):
         if judged is not None:
-            lines.append(f'{name}: missed violations {_rate(judged["missed"])}; false alarms '
+            lines.append(f'{name}: missed violations {_rate(judged["missed"])}, with 95 % confidence at most '
+                         f'{judged["missed"]["upper"]:.3f}; false alarms '
                          f'{_rate(judged["false_alarms"])} of the steps of episodes that never violate')
     return '\n'.join([*lines, f'bundle {result["bundle"]}'])
 

@@ -135,10 +135,11 @@ def check_parity(model: bytes, feeds: dict[str, np.ndarray], expected: dict[str,
 
 def export_bundle(agent: Agent, out: Path, *, version: str, name: str, calibration: dict, data_hash: str, seed: int,
                   steps: int, metrics: dict, parent: str | None = None, commit: str = 'unknown',
-                  card: str | None = None) -> Bundle:
+                  card: str | None = None, trained_on: str | None = None) -> Bundle:
     """Round, export both graphs, gate on parity, write the bundle; nothing is written when a gate fails.
 
-    `agent` is changed: its weights are rounded to float16 values. Raises BundleError.
+    `agent` is changed: its weights are rounded to float16 values. `trained_on`: `deploy.trained_on.listing` of every
+    episode that shaped the weights, None when not known. Raises BundleError.
     """
     agent = agent.to('cpu').eval()
     for key, tensor in agent.state_dict().items():
@@ -167,7 +168,7 @@ def export_bundle(agent: Agent, out: Path, *, version: str, name: str, calibrati
     manifest = {'name': name, 'version': version, 'created': created, 'preset': agent.config.name,
                 'contract_hash': agent.contract.hash, 'parent': parent, 'data_hash': data_hash, 'seed': seed,
                 'commit': commit, 'steps': steps, 'metrics': metrics, 'parity': parity,
-                'config': agent.config.to_dict(),
+                'config': agent.config.to_dict(), 'trained_on': trained_on,
                 'network': {'deter': agent.config.network.deter, 'stoch': agent.config.network.stoch,
                             'classes': agent.config.network.classes, 'action': agent.contract.action.size,
                             'cameras': [c.name for c in agent.contract.cameras],

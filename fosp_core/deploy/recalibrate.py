@@ -11,6 +11,7 @@ from fosp_core.data.episode import Episode
 from fosp_core.data.store import data_hash
 from fosp_core.deploy.bundle import FILES, Bundle, write_bundle
 from fosp_core.deploy.runtime import FilterRuntime
+from fosp_core.deploy.trained_on import fingerprint, known_episodes
 from fosp_core.errors import DataError, FospError
 from fosp_core.safety.calibration import SURPRISE_SKIP, calibrate_reachability, calibrate_surprise
 from fosp_core.train.dataset import split
@@ -26,7 +27,6 @@ def replay_episode(runtime: FilterRuntime, episode: Episode) -> tuple[np.ndarray
     size = len(episode)
     risk, surprise = np.empty(size), np.empty(size)
     previous = np.zeros(episode.action.shape[1], np.float32)
-    runtime.reset()
     for t in range(size):
         observation = {k: v[t] for k, v in (episode.images | episode.vectors).items()}
         out = runtime.step(observation, previous, t == 0, episode.action[t:t + 1])
@@ -37,14 +37,36 @@ def replay_episode(runtime: FilterRuntime, episode: Episode) -> tuple[np.ndarray
 
 
 def unseen(bundle: Bundle, episodes: list[Episode], held_out: bool, where: str) -> list[Episode]:
-    """Return the episodes that may calibrate this bundle, as far as the hash of its training data tells.
+    """Return the episodes that may calibrate this bundle.
+
+    A model that lists its training episodes knows each of them again, in whatever bag it comes. An older one has one
+    hash of them all: only the very bags, in their order, are recognised, whole or as `fosp pretrain` splits them.
 
     Raises
     ------
     DataError
-        When the model was trained on them; with `held_out` when no part of them is known to be held out.
+        When the model was trained on any of them; with `held_out` when no part of them is known to be held out.
 
     """
+    trained = bundle.manifest['data_hash']
+    known = known_episodes(bundle.manifest, f'{bundle.path}/manifest.json')
+    if known is None:
+        return _unseen_by_hash(bundle, episodes, held_out, where)
+    fresh = [e for e in episodes if fingerprint(e) not in known]
+    if len(fresh) == len(episodes):
+        return fresh
+    if not fresh:
+        raise DataError(f'{where}: the model {bundle.version} was trained on these {len(episodes)} episodes (data_hash '
+                        f'{trained[:12]}); calibrate on others')
+    if not held_out:
+        first = next(k for k, e in enumerate(episodes) if fingerprint(e) in known)
+        raise DataError(f'{where}: the model {bundle.version} was trained on {len(episodes) - len(fresh)} of these '
+                        f'{len(episodes)} episodes, the first of them number {first + 1}; give other bags, or --held-out '
+                        f'to use the other {len(fresh)}')
+    return fresh
+
+
+def _unseen_by_hash(bundle: Bundle, episodes: list[Episode], held_out: bool, where: str) -> list[Episode]:
     trained = bundle.manifest['data_hash']
     if data_hash(episodes) == trained:
         raise DataError(f'{where}: the model {bundle.version} was trained on these {len(episodes)} episodes (data_hash '
@@ -64,7 +86,7 @@ def unseen(bundle: Bundle, episodes: list[Episode], held_out: bool, where: str) 
 
 
 def calibration_of(replayed: list[tuple[np.ndarray, np.ndarray]], episodes: list[Episode], alpha: float, horizon: int,
-                   lead: int, where: str) -> dict:
+                   lead: int, where: str, confidence: float | None = None) -> dict:
     """Return the contents of calibration.json; raise DataError when the episodes cannot calibrate."""
     if not 0.0 < alpha < 1.0:
         raise FospError(f'--alpha {alpha}: expected between 0 and 1')
@@ -74,7 +96,7 @@ def calibration_of(replayed: list[tuple[np.ndarray, np.ndarray]], episodes: list
     if not any(len(e) > SURPRISE_SKIP for e in episodes):
         raise DataError(f'{where}: no episode of more than {SURPRISE_SKIP} records: nothing to calibrate surprise with')
     return {'schema': 1, 'reachability': calibrate_reachability([(r, e.cost) for (r, _), e in zip(replayed, episodes)],
-                                                                alpha, horizon, lead),
+                                                                alpha, horizon, lead, confidence),
             'surprise': calibrate_surprise([s for _, s in replayed], alpha), 'data_hash': data_hash(episodes),
             'episodes': len(episodes), 'through': 'filter.onnx'}
 

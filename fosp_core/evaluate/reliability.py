@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fosp_core.evaluate.statistics import wilson
+from fosp_core.evaluate.statistics import upper_limit, wilson
 from fosp_core.safety.calibration import calibrate_reachability, warning_window
 
 Replayed = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -73,9 +73,13 @@ def alarms(episodes: Replayed, level: float) -> tuple[int, int]:
 
 
 def rates(misses: tuple[int, int], false: tuple[int, int]) -> dict:
-    """Return misses and false alarms as counts, rates (None without a case) and 95 % Wilson intervals."""
+    """Return misses and false alarms as counts, rates (None without a case) and 95 % Wilson intervals.
+
+    `upper` is the exact one-sided 95 % limit: below alpha, the rate is below alpha with that confidence.
+    """
     def rate(k: int, n: int) -> dict:
-        return {'count': k, 'n': n, 'rate': k / n if n else None, 'ci': list(wilson(k, n))}
+        return {'count': k, 'n': n, 'rate': k / n if n else None, 'ci': list(wilson(k, n)),
+                'upper': upper_limit(k, n)}
     return {'missed': rate(*misses), 'false_alarms': rate(*false)}
 
 
@@ -84,7 +88,8 @@ def judge(episodes: Replayed, level: float, horizon: int = 10, lead: int = 1) ->
     return rates(missed(episodes, level, horizon, lead), alarms(episodes, level))
 
 
-def crossfit(episodes: Replayed, alpha: float, horizon: int = 10, lead: int = 1, folds: int = 5) -> dict | None:
+def crossfit(episodes: Replayed, alpha: float, horizon: int = 10, lead: int = 1, folds: int = 5,
+             confidence: float | None = None) -> dict | None:
     """Return `rates` of the calibration itself: each fold is judged by the level that the other folds set.
 
     Violating and other episodes are dealt out in turn. None with fewer than two violating episodes.
@@ -97,7 +102,7 @@ def crossfit(episodes: Replayed, alpha: float, horizon: int = 10, lead: int = 1,
     totals = np.zeros(4, int)
     for k in range(folds):
         rest = [e for i, e in enumerate(violating) if i % folds != k]
-        level = calibrate_reachability(rest, alpha, horizon, lead)['level']
+        level = calibrate_reachability(rest, alpha, horizon, lead, confidence)['level']
         held = violating[k::folds] + others[k::folds]
         totals += [*missed(held, level, horizon, lead), *alarms(held, level)]
     return {'folds': folds, **rates(tuple(map(int, totals[:2])), tuple(map(int, totals[2:])))}

@@ -34,6 +34,25 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     return (0.0 if successes == 0 else max(0.0, centre - half)), (1.0 if successes == n else min(1.0, centre + half))
 
 
+def upper_limit(successes: int, n: int, confidence: float = 0.95) -> float:
+    """Return the exact one-sided upper limit of a rate seen as `successes` of `n` (Clopper and Pearson); 1 for n = 0.
+
+    Of all rates it is the one at which so few successes still have the probability 1 - confidence.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f'{successes} successes of {n} is impossible')
+    _quantile(confidence)
+    if successes == n:
+        return 1.0
+    low, high = successes / n, 1.0
+    for _ in range(60):
+        rate = (low + high) / 2.0
+        tail = sum(math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(rate)
+                            + (n - k) * math.log1p(-rate)) for k in range(successes + 1))
+        low, high = (rate, high) if tail > 1.0 - confidence else (low, rate)
+    return high
+
+
 def bootstrap_mean(values: Sequence[float], confidence: float = 0.95, draws: int = 2000,
                    seed: int = 0) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean of `values` (n,), e.g. of returns; seeded.

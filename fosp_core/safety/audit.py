@@ -171,7 +171,7 @@ def read_entries(path: Path | str) -> Iterator[dict]:
         When a file is of another schema, or holds no entry at all.
 
     """
-    files, found = audit_files(path), 0
+    files, found = audit_files(path), False
     for file in files:
         run = file.name
         try:
@@ -187,15 +187,13 @@ def read_entries(path: Path | str) -> Iterator[dict]:
                     if entry.get('schema') != SCHEMA:
                         raise DataError(f'{file}: audit of schema {entry.get("schema")!r}, expected {SCHEMA}')
                     run = str(entry.get('run', run))
-                found += 1
+                found = True
                 yield {**entry, 'run': run}
     if not found:
         raise DataError(f'{path}: holds no line of an audit')
 
 
 def _entry(line: bytes) -> dict | None:
-    if not line.endswith(b'\n'):    # cut off by a crash
-        return None
     try:
         entry = json.loads(line)
     except ValueError:

@@ -66,22 +66,40 @@ def conformal_level(scores: Sequence[float] | np.ndarray, alpha: float) -> float
     return float(scores[rank - 1]) if rank <= len(scores) else math.inf
 
 
-def conformal_floor(scores: Sequence[float] | np.ndarray, alpha: float) -> float:
+def conformal_floor(scores: Sequence[float] | np.ndarray, alpha: float, confidence: float | None = None) -> float:
     """Return the highest level that a further exchangeable score fails to exceed with probability at most `alpha`.
 
-    With k = floor(alpha (n + 1)), the k-th smallest score stays above the level: P(score <= level) <= alpha. With
+    With k = floor(alpha (n + 1)), the k-th smallest score stays above the level: P(score <= level) <= alpha on average
+    over calibrations; about half of them are worse. With `confidence` at least that share of the calibrations keeps
+    alpha (the tolerance limit of Wilks): k is the largest with P(Binomial(n, alpha) < k) <= 1 - confidence. With
     k = 0 no level can promise it but minus infinity.
     """
     scores = _checked(scores, alpha)
     rank = math.floor(alpha * (len(scores) + 1) + _ROUNDING)
+    if confidence is not None:
+        if not 0.0 < confidence < 1.0:
+            raise ValueError(f'confidence is {confidence}, expected between 0 and 1')
+        rank = tolerance_rank(len(scores), alpha, confidence)
     if rank < 1:
         return -math.inf
     # Next below in float32: the graphs give float32, and numpy would round a finer level up to the score itself.
     return float(np.nextafter(np.float32(scores[rank - 1]), np.float32(-math.inf)))
 
 
+def tolerance_rank(n: int, alpha: float, confidence: float) -> int:
+    """Return the largest k with P(Binomial(n, alpha) <= k - 1) <= 1 - confidence; 0 when there is none."""
+    rank, below = 0, 0.0
+    while rank < n:
+        below += math.exp(math.lgamma(n + 1) - math.lgamma(rank + 1) - math.lgamma(n - rank + 1)
+                          + rank * math.log(alpha) + (n - rank) * math.log1p(-alpha))
+        if below > 1.0 - confidence:
+            break
+        rank += 1
+    return rank
+
+
 def calibrate_reachability(episode_risks: Sequence[tuple[np.ndarray, np.ndarray]], alpha: float = 0.1,
-                           horizon: int = 10, lead: int = 1) -> dict[str, Any]:
+                           horizon: int = 10, lead: int = 1, confidence: float | None = None) -> dict[str, Any]:
     """Find the risk level at which at most `alpha` of the violations come unannounced.
 
     Parameters
@@ -96,12 +114,15 @@ def calibrate_reachability(episode_risks: Sequence[tuple[np.ndarray, np.ndarray]
     lead : int
         How many records before it at the latest; with 1 the very action that touches may still be the one that warns.
         The arm needs a few ticks to do something else: a warning at the moment of contact prevents nothing.
+    confidence : float, optional
+        As in `conformal_floor`: alpha is kept by this share of calibrations, not on their average.
 
     Returns
     -------
     dict
-        level (a risk above it is a warning), alpha, n (violating episodes), horizon, lead, and `guaranteed`: False
-        when n is below 1/alpha - 1, in which case the level is 0 and everything is a warning.
+        level (a risk above it is a warning), alpha, n (violating episodes), horizon, lead, confidence when given, and
+        `guaranteed`: False when n is below 1/alpha - 1 (with a confidence log(1 - confidence) / log(1 - alpha)), in
+        which case the level is 0 and everything is a warning.
 
     """
     if not 1 <= lead <= horizon:
@@ -111,12 +132,13 @@ def calibrate_reachability(episode_risks: Sequence[tuple[np.ndarray, np.ndarray]
         risk, cost = np.asarray(risk, np.float64), np.asarray(cost)
         if risk.shape != cost.shape or risk.ndim != 1:
             raise ValueError(f'risk {risk.shape} and cost {cost.shape} must be one vector each of equal length')
-        first = int(np.argmax(cost > 0)) if (cost > 0).any() else 0
+        first = int(np.argmax(cost > 0))    # 0 without a violation
         if first >= lead:
             scores.append(float(risk[warning_window(first, horizon, lead)].max()))
-    level = conformal_floor(scores, alpha)
+    level = conformal_floor(scores, alpha, confidence)
     return {'level': min(max(level, 0.0), 1.0), 'alpha': float(alpha), 'n': len(scores), 'horizon': int(horizon),
-            'lead': int(lead), 'guaranteed': math.isfinite(level)}
+            'lead': int(lead), 'guaranteed': math.isfinite(level)} \
+        | ({} if confidence is None else {'confidence': float(confidence)})
 
 
 def warning_window(first: int, horizon: int, lead: int) -> slice:
@@ -150,7 +172,7 @@ def calibrate_surprise(episode_surprises: Sequence[np.ndarray], alpha: float = 0
 
 
 def _checked(scores: Sequence[float] | np.ndarray, alpha: float) -> np.ndarray:
-    scores = np.sort(np.asarray(scores, np.float64).reshape(-1))
+    scores = np.sort(np.asarray(scores, np.float64).ravel())
     if not len(scores) or not np.isfinite(scores).all():
         raise ValueError('calibration needs at least one score, all finite')
     if not 0.0 < alpha < 1.0:

@@ -46,6 +46,7 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     from fosp_core.data.replay import MixedReplay, Replay
     from fosp_core.data.store import data_hash
     from fosp_core.deploy.export import export_bundle, round_to_half
+    from fosp_core.deploy.trained_on import KEY, listing
     from fosp_core.train.dataset import split
     from fosp_core.train.heldout import calibrate, heldout_metrics
     from fosp_core.train.pretrain import git_commit
@@ -80,7 +81,8 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     version = version or f'{bundle.version.split("+")[0]}+{time.strftime("%Y%m%dT%H%M%S")}'
     return export_bundle(agent, out, version=version, name=bundle.manifest['name'], calibration=calibration,
                          data_hash=data_hash(online + training), seed=seed, steps=total, metrics=card,
-                         parent=bundle.version, commit=git_commit())
+                         parent=bundle.version, commit=git_commit(),
+                         trained_on=listing(online + training, bundle.manifest.get(KEY)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, device: str) -> int:
     from fosp_core.data.replay import Replay
     from fosp_core.data.store import data_hash
+    from fosp_core.deploy.trained_on import listing
     from fosp_core.io import write_json
     from fosp_core.nn import parallel
     from fosp_core.train.dataset import load_dataset, split, summary
@@ -91,12 +92,12 @@ def _run(args: argparse.Namespace, device: str) -> int:
     replay = Replay(contract).extend(training, check=False)
     hashed = data_hash(training)
     learner = Learner(contract, config, device)
-    restore(learner, args, hashed, say)
+    trained_on = listing(training, restore(learner, args, hashed, say))
     check_agreement(learner, hashed)
-    train_loop(learner, replay, out, {'data_hash': hashed})
+    train_loop(learner, replay, out, {'data_hash': hashed, 'trained_on': trained_on})
     if parallel.rank():
         return 0
-    bundle = finish(learner, held, out, args, info, hashed)
+    bundle = finish(learner, held, out, args, info, hashed, trained_on)
     say(f'bundle {bundle.path}')
     if args.json:
         write_json(args.json, {'bundle': str(bundle.path), 'version': bundle.version, 'sha256': bundle.sha256,
@@ -104,8 +105,11 @@ def _run(args: argparse.Namespace, device: str) -> int:
     return 0
 
 
-def restore(learner, args: argparse.Namespace, hashed: str, say) -> None:
-    """Load the newest checkpoint of --out, else of --init, else none; TrainingError names what does not fit."""
+def restore(learner, args: argparse.Namespace, hashed: str, say) -> str | None:
+    """Load the newest checkpoint of --out, else of --init, else none; TrainingError names what does not fit.
+
+    Returns the list of the episodes that shaped the weights so far (`deploy.trained_on`), None when not known.
+    """
     from fosp_core.train.checkpoint import list_checkpoints, load_checkpoint
     out = Path(args.out)
     found = list_checkpoints(out / 'checkpoints')
@@ -117,13 +121,16 @@ def restore(learner, args: argparse.Namespace, hashed: str, say) -> None:
             raise TrainingError(f'{found[-1]}/state.json: data_hash {str(state.get("data_hash"))[:12]}, expected '
                                 f'{hashed[:12]} of the bags given')
         say(f'resuming from {found[-1]}')
+        return state.get('trained_on')
     elif args.init:
         earlier = list_checkpoints(Path(args.init) / 'checkpoints')
         if not earlier:
             raise TrainingError(f'{args.init}/checkpoints: no checkpoint to start from')
-        load_checkpoint(earlier[-1], learner)
+        state = load_checkpoint(earlier[-1], learner)
         learner.step = 0        # a run of its own, with its own phases and learning rates
         say(f'starting from {earlier[-1]}')
+        return state.get('trained_on')
+    return ''
 
 
 def cosine_lr(progress: float, final: float) -> float:
@@ -162,7 +169,7 @@ def train_loop(learner, replay, out: Path, extra: dict) -> None:
                     save_checkpoint(out / 'checkpoints', learner, extra)
 
 
-def finish(learner, held, out: Path, args: argparse.Namespace, info: dict, hashed: str):
+def finish(learner, held, out: Path, args: argparse.Namespace, info: dict, hashed: str, trained_on: str | None):
     """Freeze the offline policy, calibrate on the held-out episodes, export the bundle under `out/bundle`."""
     from fosp_core.deploy.export import export_bundle, round_to_half
     from fosp_core.train.heldout import calibrate, heldout_metrics
@@ -175,4 +182,4 @@ def finish(learner, held, out: Path, args: argparse.Namespace, info: dict, hashe
     version = args.version or f'v{learner.step}-s{learner.config.train.seed}'
     return export_bundle(agent, out / 'bundle' / version, version=version, name=args.name, calibration=calibration,
                          data_hash=hashed, seed=learner.config.train.seed, steps=learner.step, metrics=metrics,
-                         commit=git_commit())
+                         commit=git_commit(), trained_on=trained_on)

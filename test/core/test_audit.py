@@ -99,6 +99,24 @@ def test_a_refusing_disk_is_an_error_and_the_next_append_tries_again(tmp_path):
     assert [e['k'] for e in read_entries(blocked)] == ['start', 'tick']
 
 
+def test_a_half_written_line_is_not_gone_on_with(tmp_path):
+    files = AuditFiles(tmp_path, 4000, 40000, dict)
+    files.append([tick(0)])
+
+    class Full:
+        def write(self, data):
+            return half.write(data[:30])
+
+        def close(self):
+            half.close()
+    half, files._file = files._file, Full()
+    with pytest.raises(OSError, match='30 of'):
+        files.append([tick(1)])
+    files.append([tick(2)])
+    files.close()
+    assert [round(e['t'] - T0) for e in read_entries(tmp_path) if e['k'] == 'tick'] == [0, 2]
+
+
 def test_what_a_crash_cut_off_costs_its_own_line(tmp_path):
     folder = written(tmp_path / 'audit', [tick(0), tick(0.1)])
     path = next(folder.glob('*'))
@@ -172,12 +190,13 @@ def test_a_latched_stop_is_cleared_by_the_reset_alone(tmp_path):
 
 
 def test_the_latching_cause_explains_more_than_the_first_one(tmp_path):
-    audit = story(tmp_path, [tick(0), tick(0.1, Reason.SURPRISE_STOP, record={'surprise': 30.0}, **STOP),
+    audit = story(tmp_path, [tick(0), event(0.15, 'reset', 'refused', done=False),
+                             tick(0.1, Reason.SURPRISE_STOP, record={'surprise': 30.0}, **STOP),
                              tick(0.2, Reason.OUT_OF_DISTRIBUTION, record={'surprise': 40.0}, **STOP)])
     answer = why(audit, T0, T0 + 1)
     assert answer['reason'] == 'out_of_distribution' and answer['others'] == ['surprise_stop']
     assert answer['values'] == ['surprise 40.0 nats, up to 40.0 nats, level 25.6 nats']
-    assert 'latched until safety_filter/reset' in answer['text']
+    assert 'latched until safety_filter/reset; 0 so far' in answer['text']
 
 
 def test_a_gap_or_a_restart_joins_nothing_and_a_set_clock_stretches_nothing(tmp_path):

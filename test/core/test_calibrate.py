@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`fosp calibrate`: through the graph that will run, never on training data, into a new bundle; honest about misses."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 
 from fosp_core import cli
 from fosp_core.data.store import data_hash, save_episode
-from fosp_core.deploy import recalibrate
+from fosp_core.deploy import recalibrate, trained_on
 from fosp_core.deploy.bundle import FILES, Bundle, write_bundle
 from fosp_core.errors import DataError
 from fosp_core.evaluate import reliability
 from fosp_core.paths import share_dir
-from fosp_core.train.dataset import split
+from fosp_core.train.dataset import load_dataset, split
 
 
 @pytest.fixture(scope='module')
@@ -81,6 +82,29 @@ def test_data_of_the_training_are_refused_when_the_hash_tells(tmp_path, shipped,
         recalibrate.unseen(shipped, episodes, True, 'bag')
 
 
+def listed(bundle, out, trained):
+    """Return a copy of a bundle that lists `trained` episodes as those it was trained on."""
+    files = {name: bundle.read(name) for name in FILES}
+    return write_bundle(out, files, {**bundle.manifest, 'trained_on': trained_on.listing(trained)})
+
+
+def test_a_training_episode_is_recognised_in_whatever_bag_it_comes(tmp_path, shipped, contract, make_episodes, write_bag):
+    made = make_episodes([8] * 6)
+    model = listed(shipped, tmp_path / 'model', made[:4])
+    # Another bag, another order, other stamps and counters, beside others: three of its five were trained on.
+    later = [dataclasses.replace(e, stamp=e.stamp + 10**15 * k, step=e.step + 10**4 * k)
+             for k, e in enumerate((made[4], made[3], made[1], made[5], made[0]))]
+    bag = load_dataset([write_bag(tmp_path / 'bag', contract, later)], contract)
+    with pytest.raises(DataError, match='trained on 3 of these 5 episodes, the first of them number 2; .* --held-out'):
+        recalibrate.unseen(model, bag, False, 'bag')
+    kept = recalibrate.unseen(model, bag, True, 'bag')
+    assert data_hash(kept) == data_hash([made[4], made[5]])
+    with pytest.raises(DataError, match='was trained on these 4 episodes'):
+        recalibrate.unseen(model, made[3::-1], True, 'bag')
+    assert recalibrate.unseen(model, made[4:], False, 'bag') == made[4:]
+    assert recalibrate.unseen(model, made[4:], True, 'bag') == made[4:]
+
+
 def test_a_new_bundle_with_its_parent_and_a_diagram(tmp_path, shipped, episodes, folder, capsys):
     before = {p.name: p.read_bytes() for p in shipped.path.iterdir()}
     out, plot = tmp_path / 'new', tmp_path / 'r.svg'
@@ -101,15 +125,19 @@ def test_a_new_bundle_with_its_parent_and_a_diagram(tmp_path, shipped, episodes,
         'reachability']['level']
     assert plot.read_text().startswith('<svg') and plot.read_text().count('<circle') == len(told['reliability'])
     page = tmp_path / 'r.html'
-    again = [*argv[:-3], str(tmp_path / 'again'), '--plot', str(page), '--version', 'again']
+    again = [*argv[:-3], str(tmp_path / 'again'), '--plot', str(page), '--version', 'again', '--confidence', '0.9']
     assert cli.main(again) == 0
-    assert 'cross-fitted: missed violations' in capsys.readouterr().out and '<svg' in page.read_text()
+    said = capsys.readouterr().out
+    assert 'cross-fitted: missed violations' in said and '<svg' in page.read_text()
+    assert 'with 95 % confidence at most' in said and '(alpha 0.2, confidence 0.9)' in said
+    sure = Bundle.open(tmp_path / 'again').calibration['reachability']
+    assert sure['confidence'] == 0.9 and sure['level'] <= calibration['reachability']['level']
     assert cli.main(argv) == 2      # never overwritten
     assert 'exists already' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('more', 'words'), [
-    (['--alpha', '1.5'], '--alpha 1.5'), (['--plot', 'x.bmp'], 'ends in .svg or .html'),
+    (['--alpha', '1.5'], '--alpha 1.5'), (['--confidence', '1'], '--confidence 1.0'), (['--plot', 'x.bmp'], 'ends in .svg or .html'),
     (['--held-out'], 'no part of these')])
 def test_bad_usage_is_one_line_and_2(tmp_path, shipped, folder, capsys, monkeypatch, more, words):
     monkeypatch.chdir(tmp_path)
@@ -149,6 +177,11 @@ def test_misses_and_false_alarms_of_a_level():
     assert (judged['false_alarms']['count'], judged['false_alarms']['n']) == (1, 2)
     assert reliability.judge([calm], 0.5)['missed']['rate'] is None
     assert reliability.crossfit([warned, calm], 0.1) is None
+
+
+def test_crossfit_never_judges_by_what_an_episode_itself_set():
+    made = [(np.array([x, 1.0]), np.array([0, 1])) for x in (0.1, 0.5, 0.9)]
+    assert reliability.crossfit(made, 0.34)['missed']['count'] == 1     # 0.1, by the level of 0.5 and 0.9
 
 
 def test_crossfit_misses_alpha_of_them():

@@ -20,8 +20,11 @@ from fosp_core.config import Config
 from fosp_core.data.pack import write_pack
 from fosp_core.data.replay import MixedReplay, Replay
 from fosp_core.data.store import data_hash, load_episodes, save_episode
+from fosp_core.deploy.bundle import Bundle
+from fosp_core.deploy.trained_on import fingerprint, known_episodes
 from fosp_core.errors import TrainingError
 from fosp_core.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from fosp_core.train.dataset import load_dataset, split
 from fosp_core.train.learner import Learner
 from fosp_core.train.pretrain import train_loop
 from fosp_core.train.run_log import forget_after
@@ -179,6 +182,10 @@ def test_two_processes_one_killed_make_the_same_model(tmp_path, contract, make_e
     bundles = [contents(tmp_path / run / 'bundle' / 'v20-s0') for run in 'ab']
     for name in ('weights.safetensors', 'policy.onnx', 'filter.onnx', 'calibration.json'):
         assert bundles[0][name] == bundles[1][name], name
+    training, _ = split(list(load_dataset([tmp_path / 'data'], contract)), 0.3)
+    for run in 'ab':
+        bundle = Bundle.open(tmp_path / run / 'bundle' / 'v20-s0')
+        assert known_episodes(bundle.manifest, run) == {fingerprint(e) for e in training}
 
 
 @pytest.mark.parametrize(('part', 'at'), [('world_model', 7), ('actor', 7), ('critic', 7), ('reach', 13)])

@@ -15,6 +15,7 @@ from fosp_core.safety.calibration import (
     conformal_floor,
     conformal_level,
     persistent_surprise,
+    tolerance_rank,
 )
 
 
@@ -33,6 +34,36 @@ def test_floor_is_just_below_the_corrected_rank():
     assert 1.999999 < conformal_floor(scores, 0.2) < 2.0
     assert conformal_floor(scores[:8], 0.1) == -math.inf
     assert 4.999999 < conformal_floor(np.arange(1.0, 50.0), 0.1) < 5.0  # 0.1 * 50 is exactly rank 5
+
+
+def test_rank_of_a_confident_level_is_that_of_wilks():
+    """Tolerance limits of the textbooks: 95 % / 95 % takes 59, 93 and 124 samples for its first three ranks."""
+    ranks = [tolerance_rank(n, 0.05, 0.95) for n in (58, 59, 92, 93, 123, 124)]
+    assert ranks == [0, 1, 1, 2, 2, 3]
+    assert [tolerance_rank(n, 0.1, 0.95) for n in (28, 29)] == [0, 1]
+    assert tolerance_rank(3, 0.5, 1e-9) == 3        # never beyond the last score
+    scores = np.arange(1.0, 60.0)
+    assert conformal_floor(scores, 0.05, 0.95) == np.nextafter(np.float32(1), np.float32(0))
+    assert conformal_floor(scores[:58], 0.05, 0.95) == -math.inf and conformal_floor(scores, 0.05) > 2.99
+    for confidence in (0.0, 1.0, float('nan')):
+        with pytest.raises(ValueError, match=f'^confidence is {confidence}, expected between 0 and 1$'):
+            conformal_floor(scores, 0.1, confidence)
+
+
+@pytest.mark.parametrize(('confidence', 'least', 'most'), [(None, 0.45, 0.75), (0.95, 0.93, 0.995)])
+def test_that_many_calibrations_keep_alpha(confidence, least, most):
+    """For uniform scores the rate of misses is the level itself. On the average of calibrations is not for sure."""
+    rng = np.random.default_rng(4)
+    kept = [conformal_floor(rng.random(100), 0.1, confidence) <= 0.1 for _ in range(1000)]
+    assert least <= np.mean(kept) <= most
+
+
+def test_the_confidence_is_part_of_the_calibration():
+    episodes = [episode([0.01 * k, 0.5], 1) for k in range(1, 61)]
+    mean, sure = (calibrate_reachability(episodes, 0.1, confidence=c) for c in (None, 0.95))
+    assert 'confidence' not in mean and sure['confidence'] == 0.95 and sure['guaranteed']
+    assert 0.059 < mean['level'] < 0.06 and 0.019 < sure['level'] < 0.02      # ranks 6 and 2
+    assert not calibrate_reachability(episodes[:28], 0.1, confidence=0.95)['guaranteed']
 
 
 @pytest.mark.parametrize('alpha', [0.0, 1.0, -0.1, float('nan')])

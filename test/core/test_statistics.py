@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fosp_core.evaluate.statistics import bootstrap_mean, episodes_needed, mcnemar, summary_row, wilson
+from fosp_core.evaluate.statistics import (
+    bootstrap_mean,
+    episodes_needed,
+    mcnemar,
+    summary_row,
+    upper_limit,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(('k', 'n', 'low', 'high'), [
@@ -93,3 +100,14 @@ def test_summary_row_has_the_reports_keys_and_fractions():
     assert list(row) == ['task', 'phase', 'n', 'sr', 'cv', 'sr_ci', 'cv_ci', 'interventions']
     assert (row['n'], row['sr'], row['cv'], row['interventions']) == (4, 0.75, 0.25, 7)
     assert row['sr_ci'] == list(wilson(3, 4)) and row['cv_ci'] == list(wilson(1, 4))
+
+
+def test_upper_limit_is_that_of_clopper_and_pearson():
+    assert upper_limit(0, 59) == pytest.approx(1 - 0.05 ** (1 / 59), abs=1e-9)
+    assert upper_limit(1, 10) == pytest.approx(0.394163, abs=1e-6)
+    assert upper_limit(0, 10, 0.5) == pytest.approx(1 - 0.5 ** 0.1, abs=1e-9)
+    assert upper_limit(4, 4) == upper_limit(0, 0) == 1.0
+    with pytest.raises(ValueError, match='impossible'):
+        upper_limit(3, 2)
+    with pytest.raises(ValueError, match='confidence'):
+        upper_limit(1, 2, 1.0)

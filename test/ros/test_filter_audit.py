@@ -58,7 +58,10 @@ def test_a_disk_that_refuses_is_told_once_and_recovers(tmp_path):
     assert 'ZeroDivisionError' in writer.error
     writer.put(entry(3))
     writer._drain()
-    assert not writer.error and [e['name'] for e in read_entries(blocked) if e['k'] == 'event'] == ['3']
+    assert not writer.error
+    writer.put(entry(4))
+    writer._drain()
+    assert [e['name'] for e in read_entries(blocked) if e['k'] == 'event'] == ['3', '4']
     assert [e['n'] for e in read_entries(blocked) if e['k'] == 'dropped'] == [4]
 
 

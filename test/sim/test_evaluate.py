@@ -11,7 +11,8 @@ import pytest
 
 from fosp_core.cli import main
 from fosp_core.errors import FospError
-from fosp_sim.evaluate import FIRST_SEED, evaluation_seeds, tasks_of
+from fosp_sim.evaluate import FIRST_SEED, Scripted, evaluation_seeds, tasks_of
+from fosp_sim.safereach import SafeReachEnv
 
 
 def test_layouts_of_evaluations_are_disjoint_from_data_and_from_each_other():
@@ -38,6 +39,7 @@ def test_json_on_standard_output_alone_with_the_corners_and_it_repeats(capsys):
     assert results[0] == results[1]
     rows = results[0]['rows']
     assert [r['phase'] for r in rows] == ['noisy', 'safe', 'random']
+    assert (results[0]['policy'], results[0]['filter'], results[0]['model']) == ('noisy', 'off', None)
     assert list(rows[0])[:8] == ['task', 'phase', 'n', 'sr', 'cv', 'sr_ci', 'cv_ci', 'interventions']
     assert all(r['n'] == 4 and 0.0 <= r['sr_ci'][0] <= r['sr'] <= r['sr_ci'][1] <= 1.0 for r in rows)
     assert rows[1]['sr'] == 1.0 and rows[1]['cv'] == 0.0     # the safe planner is the upper bound
@@ -76,12 +78,61 @@ def test_the_model_with_and_without_the_filter(capsys, calibrated_toy):
     assert rows['off']['interventions'] == 0
 
 
+def test_a_scripted_policy_behind_the_filter(capsys, calibrated_toy):
+    arguments = ['evaluate', '--policy', 'safe', '--filter', 'on', '--model', str(calibrated_toy), '--episodes', '1']
+    assert main([*arguments, '--json', '-']) == 0
+    result = json.loads(capsys.readouterr().out)
+    # Its own unfiltered self stays a corner of the table, and is paired with it.
+    assert [r['phase'] for r in result['rows']] == ['safe+filter', 'safe', 'random']
+    assert [p['against'] for p in result['paired']] == ['safe', 'random']
+    assert (result['filter'], result['model']['version'], result['seed']) == ('on', 'toy', 0)
+
+
+def test_a_scripted_policy_does_not_pass_without_a_calibrated_model(capsys, tmp_path):
+    assert main(['evaluate', '--policy', 'reckless', '--filter', 'on', '--model', str(tmp_path / 'none')]) == 2
+    assert str(tmp_path / 'none') in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('filtered', [True, False])
+def test_what_the_guard_returns_is_what_is_sent_and_what_it_hears_of_next(filtered):
+    """A guard that halves everything and counts every second change: the arm gets half, and no more is claimed."""
+    heard = []
+
+    class Half:
+        begun = 0
+
+        def reset(self):
+            self.begun += 1
+
+        def __call__(self, env, observation, previous, is_first, action):
+            heard.append((previous, is_first, action))
+            return 0.5 * action, len(heard) % 2 == 0
+
+    guard = Half() if filtered else None
+    actor, env = Scripted('safe', guard), SafeReachEnv('standard', render=False)
+    alone = Scripted('safe')
+    assert actor.phase == ('safe+filter' if filtered else 'safe') and actor.pictures == filtered
+    for _ in range(2):      # an episode's count and history are its own
+        observation, _ = env.reset(seed=FIRST_SEED)
+        alone.reset(env, FIRST_SEED)
+        actor.reset(env, FIRST_SEED)
+        heard.clear()
+        sent = [actor.action(env, observation) for _ in range(3)]
+        wanted = alone.action(env, observation)
+        np.testing.assert_array_equal(sent[0], 0.5 * wanted if filtered else wanted)
+        assert actor.interventions == (1 if filtered else 0)
+    if filtered:
+        assert guard.begun == 2 and [is_first for _, is_first, _ in heard] == [True, False, False]
+        assert not heard[0][0].any()
+        for (previous, *_), before in zip(heard[1:], sent):
+            np.testing.assert_array_equal(previous, before)
+
+
 def test_the_guard_keeps_the_limits_and_tells_the_model_what_was_sent(calibrated_toy):
     """An action that leads out of the workspace box is cut; the learner must hear of the cut one."""
     from fosp_core.deploy.bundle import Bundle
     from fosp_sim.evaluate import Learned
     from fosp_sim.guard import Guard
-    from fosp_sim.safereach import SafeReachEnv
     guard = Guard(Bundle.open(calibrated_toy))
     actor = Learned(Bundle.open(calibrated_toy), guard)
     env = SafeReachEnv('standard')
