@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The safety filter node over real topics: stop first, stop when in doubt, and the reason said each time."""
 
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from filter_cell import PERIOD, Cell, recalibrated
 from geometry_msgs.msg import TwistStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -19,9 +18,6 @@ from fosp_core.deploy.runtime import FilterOutput
 from fosp_core.safety.reasons import BY_WORD, Effect
 from fosp_ros import diagnostics, qos
 from fosp_ros.safety_filter_node import SafetyFilterNode
-
-sys.path.insert(0, str(Path(__file__).parent))      # pytest's importlib mode does not
-from filter_cell import PERIOD, Cell, recalibrated
 
 CALIBRATION = {'schema': 1, 'reachability': {'level': 0.5, 'alpha': 0.1, 'n': 50},
                'surprise': {'level_slow': 5.0, 'level_stop': 9.0, 'alpha': 0.1, 'n': 50}, 'data_hash': 'test'}

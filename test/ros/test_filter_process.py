@@ -13,15 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filter_cell import CONTRACT, Cell, recalibrated
 from geometry_msgs.msg import TwistStamped
 
 from fosp_core import cli
 from fosp_core.data import messages
 from fosp_core.data.bag import read_episodes
 from fosp_core.data.bag_info import describe
-
-sys.path.insert(0, str(Path(__file__).parent))      # pytest's importlib mode does not
-from filter_cell import CONTRACT, Cell, recalibrated
 
 LEARNER = '''
 import sys, rclpy
