@@ -73,18 +73,18 @@ class Senses:
     # -- messages -----------------------------------------------------------------------------------------------------
     def picture(self, spec, message, now: float) -> np.ndarray | None:
         """Return the pixels of the contract's size, or None with a fault noted."""
+        # Any size is resized, but one that changes is a camera in another mode: not what the model was calibrated on.
+        size, own = (message.height, message.width), (spec.height, spec.width)
+        known = self._sizes.get(spec.name, size)
+        if size not in (known, own):
+            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: picture of {size[0]}x{size[1]} after '
+                                              f'{known[0]}x{known[1]}', now)
+            return None
         try:
             pixels = images.to_camera(message.encoding, message.height, message.width, message.step,
                                       message.is_bigendian, message.data, spec)
         except DataError as error:
             self.fault(Reason.CAMERA_INVALID, str(error), now)
-            return None
-        # Any size is resized, but one that changes is a camera in another mode: not what the model was calibrated on.
-        size, own = (message.height, message.width), (spec.height, spec.width)
-        known = self._sizes.setdefault(spec.name, size)
-        if size not in (known, own):
-            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: picture of {size[0]}x{size[1]} after '
-                                              f'{known[0]}x{known[1]}', now)
             return None
         self._sizes[spec.name] = size
         self._arrived(spec.name, message, now)
