@@ -153,7 +153,7 @@ class SafetyFilterNode(ManagedNode):
                              self._warn)
         self._proposal: tuple[int, list[float]] | None = None
         self._waiting: Observation | None = None
-        self._deciding = False
+        self._deciding, self._scored = False, 0     # _scored: candidates of the last tick
 
     def _hear(self, kind, topic: str, callback, profile) -> None:
         self.listen(kind, topic, self.witness.overhear(kind, self.resolve_topic_name(topic), callback), profile)
@@ -276,6 +276,7 @@ class SafetyFilterNode(ManagedNode):
             scored = self.slot.runtime.step(observation.arrays, previous, is_first,
                                             self.contract.action.normalise(made.commands))
             output = self._model_output(made, scored, last)
+            self._scored = len(output.risk)
             self.slot.remember((observation.arrays, previous, is_first), is_first)
         except ValueError as error:
             self.senses.fault(Reason.MODEL_FAULT, str(error), time.monotonic())
@@ -367,7 +368,7 @@ class SafetyFilterNode(ManagedNode):
         ages = self.senses.ages(time.monotonic())
         message = filter_report.state_message(
             reason, self.state, ages, latency_ms, stamp, version=self.slot.version,
-            deadline_misses=self.deadline_misses, watchdog_fires=self.watchdog.fired,
+            candidates=self._scored, deadline_misses=self.deadline_misses, watchdog_fires=self.watchdog.fired,
             filter_enabled=self.p.filter_enabled, refused_models=self.slot.refused)
         self.state_out.publish(message)
         self._remember_state(message)

@@ -46,19 +46,21 @@ class Cell(Node):
     message is published. So a measured delay holds no delay of this process.
     """
 
+    COMMAND = TwistStamped
+
     def __init__(self, namespace='fosp', name='cell', **options):
         super().__init__(name, namespace=namespace, **options)
         self.out = {kind: self.create_publisher(*of) for kind, of in {
             'label': (Joy, 'label', qos.LABEL), 'pose': (PoseStamped, 'ee_pose', qos.STATE),
             'joints': (JointState, 'joint_states', qos.STATE), 'image': (Image, 'image', qos.IMAGE),
-            'command': (TwistStamped, 'command_in', qos.COMMAND)}.items()}
+            'command': (self.COMMAND, 'command_in', qos.COMMAND)}.items()}
         self.estop = self.create_publisher(Bool, 'estop', qos.LATCHED)
         self.model = self.create_publisher(UInt8MultiArray, 'model', qos.LATCHED)
         self.sent, self.states, self.reports = [], [], []
         self.log, self.shown, self.where = [], [], {}
         self.published = {kind: [] for kind in self.out}
         deep = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)    # each command is judged
-        self.create_subscription(TwistStamped, 'command_out', self._on_command, deep)
+        self.create_subscription(self.COMMAND, 'command_out', self._on_command, deep)
         self.create_subscription(DiagnosticStatus, 'safety_filter/state',
                                  lambda m: self.states.append((time.monotonic(), m)), deep)
         self.create_subscription(DiagnosticArray, '/diagnostics', self.reports.append, qos.DIAGNOSTICS)
@@ -104,8 +106,7 @@ class Cell(Node):
             self._thread.join(2.0)
 
     def _on_command(self, message, info):
-        linear = message.twist.linear
-        command = np.array([linear.x, linear.y, linear.z])
+        command = self.read(message)
         stamp = messages.stamp_ns(message)
         self.log.append(Sent(info['source_timestamp'], stamp, command, info.get('publication_sequence_number')))
         self.sent.append((time.monotonic(), stamp, command))
@@ -160,10 +161,17 @@ class Cell(Node):
 
     def proposal(self, stamp):
         """What the learner of this cell says to the picture of a stamp."""
-        message = TwistStamped()
+        message = self.COMMAND()
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
-        message.twist.linear.x, message.twist.linear.y, message.twist.linear.z = self.command
+        self.write(message)
         return message
+
+    def read(self, message):
+        linear = message.twist.linear
+        return np.array([linear.x, linear.y, linear.z])
+
+    def write(self, message):
+        message.twist.linear.x, message.twist.linear.y, message.twist.linear.z = self.command
 
     @property
     def reason(self):

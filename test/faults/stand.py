@@ -109,24 +109,26 @@ class Stand:
         Bundle; folder for log, audit and incidents.
     command : sequence of str
         What starts the filter.
+    cell : type
+        What is around it.
     parameters
         Of the filter, beside short release and ramp and limits below the contract's.
 
     """
 
-    def __init__(self, model, folder, namespace='fosp', command=NODE, environment=None, **parameters):
+    def __init__(self, model, folder, namespace='fosp', command=NODE, environment=None, cell=Cell, **parameters):
         self.folder, self.namespace, self._command = folder, namespace, command
         self._environment = environment or {}
         self.parameters = {'model': model, 'release_s': 0.15, 'ramp_s': 0.15, **LIMITS,
                            'audit_dir': folder / 'audit', 'incident_dir': folder / 'incidents', **parameters}
-        self.child = None
+        self.child, self._kind = None, cell
         self.participant = Participant(self._cell)
         self._judged = 0
         self.start()
         self.cell.start()
 
     def _cell(self, context):
-        return Cell(self.namespace, context=context)
+        return self._kind(self.namespace, context=context)
 
     @property
     def cell(self):
