@@ -79,6 +79,7 @@ class Cell(Node):
         self.frozen, self.encoding, self.joint_names, self.first, self.lag = False, 'rgb8', list(JOINTS), True, 0.0
         self.size, self.short = (64, 64), False         # of the picture; fewer bytes than it says
         self.behind = 0                                 # ticks that a picture comes late
+        self.also = None                                # a second publisher of commands, right behind the first
         self.stuck = False                              # the driver sends one message again and again
         self.said = None                                # what the pose says of a position, in place of the truth
         self.joint_position = list(READY)
@@ -117,9 +118,9 @@ class Cell(Node):
             due += PERIOD
             self.tick()
 
-    def _publish(self, kind, message):
+    def _publish(self, kind, message, publisher=None):
         self.published[kind].append(time.time_ns())
-        self.out[kind].publish(message)
+        (publisher or self.out[kind]).publish(message)
 
     def tick(self):
         while self._todo:
@@ -158,6 +159,8 @@ class Cell(Node):
             if self.lag:
                 time.sleep(self.lag)
             self._publish('command', self.proposal(stamp))
+            if self.also is not None:
+                self._publish('command', self.proposal(stamp), self.also)
 
     def proposal(self, stamp):
         """What the learner of this cell says to the picture of a stamp."""

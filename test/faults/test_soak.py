@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from std_msgs.msg import Bool
 
-SECONDS = float(os.environ.get('FOSP_SOAK_S', '15'))
+SECONDS = float(os.environ.get('FOSP_SOAK_S', '12'))
 SILENCE = [('image',), ('pose',), ('joints',), ('command',), ('label',),
            ('image', 'pose', 'joints', 'label', 'command')]
 BAD = [{'frozen': True}, {'encoding': 'yuv422'}, {'short': True}, {'behind': 4}, {'lag': 0.085}, {'stuck': True},
