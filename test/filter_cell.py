@@ -70,7 +70,7 @@ class Cell(Node):
         self._rng = np.random.default_rng(0)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._pictures = collections.deque(maxlen=20)
-        self._todo, self.ticks = [], 0
+        self._todo, self.ticks, self._newest = [], 0, 0
         self.heal()
 
     def heal(self):
@@ -153,8 +153,14 @@ class Cell(Node):
         self._pictures.append(image)
         if self.stuck:
             self._pictures[-1] = self._pictures[-2]
-        if 'image' not in self.off and len(self._pictures) > self.behind:
-            self._publish('image', self._pictures[-1 - self.behind])
+        late = self._pictures[max(-1 - self.behind, -len(self._pictures))]
+        if self.behind:
+            if messages.stamp_ns(late) <= self._newest:
+                return                              # it is still under way, and so there is nothing to answer
+            stamp = messages.stamp_ns(late)
+        if 'image' not in self.off:
+            self._publish('image', late)
+            self._newest = messages.stamp_ns(late)
         if 'command' not in self.off:
             if self.lag:
                 time.sleep(self.lag)
