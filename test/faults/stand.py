@@ -219,7 +219,9 @@ class Stand:
         cell = self.ready()
         before = cell.inject(change)
         self.reason(word, before['states'])
-        since = cell.published[kind][before[kind]]
+        since = cell.published[kind][before[kind] - 1] + round(1e9 * PERIOD_S)
+        if len(cell.published[kind]) > before[kind]:        # else the bad one is still under way: when it was due
+            since = min(since, cell.published[kind][before[kind]])
         first = self.first_stop(since)
         MEASURED.append((fault, word, (first - since) * 1e-6, None))
         assert (first - since) * 1e-9 <= within, f'first stop {(first - since) * 1e-9:.3f} s after the bad message'
