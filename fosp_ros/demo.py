@@ -244,16 +244,6 @@ def machine() -> dict:
                      f'{os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")}'}
 
 
-def _isolate(work: Path) -> None:
-    """Keep this process and the nodes on this machine, in a domain of their own, with logs in the work folder."""
-    for key, value in graph.environment(True).items():
-        os.environ.setdefault(key, value)
-    os.environ['ROS_LOG_DIR'] = str(work / 'log')
-    if 'ROS_DOMAIN_ID' not in os.environ:
-        # A graph of the user's in the default domain must neither be seen nor disturbed.
-        os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 99)
-
-
 def play(args: argparse.Namespace, work: Path, bag: Path, bundle: Bundle, findings: report.Findings) -> None:
     """Run the graph through all phases and fill `findings`; raise FospError when it cannot go on."""
     import rclpy
@@ -341,7 +331,7 @@ def run(args: argparse.Namespace) -> int:
     begin = time.monotonic()
     bundle = Bundle.open(args.model or paths.share_dir() / 'models' / 'safereach', None, True)
     work = fresh_folder(args.out.resolve() / 'work')
-    _isolate(work)
+    graph.isolate(work)
     try:    # before any node: this is where a machine without OpenGL is found out
         bag = offline_bag(work, args.offline_episodes, args.seed)
     except FospError:

@@ -34,17 +34,23 @@ def log_line(reason: Reason, before: Reason | None) -> tuple[bool, str] | None:
     return reason.effect is Effect.STOP, f'{reason.word}: {reason.text} {reason.advice}'
 
 
-def health(reason: Reason, weak: list[str], foreign: int, refusal: str, trouble: str = '') -> tuple[bytes, str]:
+def health(reason: Reason, weak: list[str], foreign: int, refusal: str, trouble: str = '',
+           commanders: int = 1) -> tuple[bytes, str]:
     """Return level and message for /diagnostics: the gravest first."""
     level = bytes([reason.level])
     if foreign > 0:
         return diagnostics.ERROR, f'{foreign} other publisher(s) on command_out: commands bypass the filter'
+    notes = []      # all of them: a weakened filter may refuse a model, too
+    if commanders > 1:
+        notes.append(f'{commanders} publishers on command_in, expected one')
     if weak:
-        return max(diagnostics.WARN, level), f'weakened: {", ".join(weak)}; {reason.word}'
+        notes.append(f'weakened: {", ".join(weak)}')
     if refusal:
-        return max(diagnostics.WARN, level), f'model refused: {refusal}; {reason.word}'
+        notes.append(f'model refused: {refusal}')
     if trouble:
-        return max(diagnostics.WARN, level), f'audit cannot be written: {trouble}; {reason.word}'
+        notes.append(f'audit cannot be written: {trouble}')
+    if notes:
+        return max(diagnostics.WARN, level), '; '.join([*notes, reason.word])
     return level, f'{reason.word}: {reason.text}'
 
 

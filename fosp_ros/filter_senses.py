@@ -6,6 +6,8 @@ Every message passes through here before anything else happens with it, so that 
 never an exception.
 """
 
+import collections
+import re
 import time
 import zlib
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from fosp_core.contract import Contract
 from fosp_core.data import images
-from fosp_core.data.messages import get_field, stamp_ns
+from fosp_core.data.messages import get_field, get_node, stamp_ns
 from fosp_core.errors import DataError, FospError
 from fosp_core.safety.filter import FilterInputs
 from fosp_core.safety.freshness import FrozenPicture, Source
@@ -23,6 +25,16 @@ from fosp_ros.observing import Observation
 
 PAUSE_S = 1.0   # between two pictures: after it the recurrent state, the path and the last pose mean nothing any more
 _UNREADABLE = (AttributeError, IndexError, TypeError, ValueError)
+
+
+def _list_lengths(fields: tuple[str, ...]) -> dict[str, int]:
+    """Return how long each list must be that the fields of a command index (`velocity[0]`, `velocity.1`)."""
+    lengths: dict[str, int] = {}
+    for field in fields:
+        found = re.fullmatch(r'(.+?)[.\[](\d+)\]?', field)
+        if found:
+            lengths[found[1]] = max(lengths.get(found[1], 0), int(found[2]) + 1)
+    return lengths
 
 
 class Senses:
@@ -54,16 +66,27 @@ class Senses:
         self._joints: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
         self._position: np.ndarray | None = None
         self._stamp: int | None = None
+        self._sizes: dict[str, tuple[int, int]] = {}    # camera -> size (height, width) of its first picture
+        self._answered: collections.deque[int] = collections.deque(maxlen=8)    # stamps of the newest proposals
+        self._lengths = _list_lengths(contract.action.fields)
 
     # -- messages -----------------------------------------------------------------------------------------------------
     def picture(self, spec, message, now: float) -> np.ndarray | None:
         """Return the pixels of the contract's size, or None with a fault noted."""
+        # Any size is resized, but one that changes is a camera in another mode: not what the model was calibrated on.
+        size, own = (message.height, message.width), (spec.height, spec.width)
+        known = self._sizes.get(spec.name, size)
+        if size not in (known, own):
+            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: picture of {size[0]}x{size[1]} after '
+                                              f'{known[0]}x{known[1]}', now)
+            return None
         try:
             pixels = images.to_camera(message.encoding, message.height, message.width, message.step,
                                       message.is_bigendian, message.data, spec)
         except DataError as error:
             self.fault(Reason.CAMERA_INVALID, str(error), now)
             return None
+        self._sizes[spec.name] = size
         self._arrived(spec.name, message, now)
         return pixels
 
@@ -100,13 +123,18 @@ class Senses:
         self._joints = position, velocity
 
     def command(self, message, now: float) -> list[float]:
-        """Return the proposed command as it is; NaN where a field cannot be read."""
+        """Return the proposed command as it is; all NaN when a field cannot be read or a list has another length."""
         try:
             values = [get_field(message, field) for field in self._contract.action.fields]
+            long = any(len(get_node(message, path)) != length for path, length in self._lengths.items())
         except _UNREADABLE:
-            values = [float('nan')] * self._limits.size
+            long = True
+        stamp = stamp_ns(message)
+        if stamp in self._answered:
+            self.fault(Reason.COMMAND_CONFLICT, f'a second command for the picture of stamp {stamp}', now)
+        self._answered.append(stamp)
         self._arrived('command', message, now)
-        return values
+        return [float('nan')] * self._limits.size if long else values
 
     def fault(self, reason: Reason, text: str, now: float) -> None:
         """Note a fault: it counts for as long as an input may be old."""
@@ -157,6 +185,10 @@ class Senses:
         if self._limits.joint_names:
             ages['joints'] = self.sources['joints'].age(now)
         return ages
+
+    def oldest(self, now: float) -> float:
+        """Age of the oldest measurement of the arm (pose, joints), s; 0 when nothing is measured."""
+        return max((age for kind, age in self.ages(now).items() if kind in ('pose', 'joints')), default=0.0)
 
     def inputs(self, now: float | None = None, faults: tuple[Reason, ...] = (), **values) -> FilterInputs:
         """Return the inputs of a decision at `now`; `values` are the further fields of FilterInputs."""

@@ -88,13 +88,16 @@ class SafetyFilterNode(ManagedNode):
         self._remember_state = self.witness.remembered(DiagnosticStatus, self.state_out.topic_name)
         # The e-stop before all else, the label before the pictures: an executor serves them in this order.
         self.listen(Bool, 'estop', self._on_estop, qos.LATCHED)
+        # A latched subscription does not match a publisher that is not: such a button would be pressed in vain.
+        self.listen(Bool, 'estop', self._on_estop, qos.ANY)
         self._hear(Joy, contract.label_topic, self._on_label, qos.LABEL)
         self._hear(JointState, 'joint_states', self._on_joints, qos.STATE)
         for vector in contract.vectors:
             self._hear(message_class(vector.type), vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
         for camera in contract.cameras:
             self._hear(Image, camera.topic, functools.partial(self._on_image, camera), qos.IMAGE)
-        self._hear(self._command_class, 'command_in', self._on_command, qos.COMMAND)
+        self._command_in = self.resolve_topic_name('command_in')
+        self._hear(self._command_class, 'command_in', self._on_command, qos.PROPOSALS)
         self.listen(UInt8MultiArray, 'model', self._on_model, qos.LATCHED)
         self.serve(Trigger, 'safety_filter/reset', self._on_reset)
         self.serve(SetBool, 'safety_filter/estop', self._on_estop_service)
@@ -150,7 +153,7 @@ class SafetyFilterNode(ManagedNode):
                              self._warn)
         self._proposal: tuple[int, list[float]] | None = None
         self._waiting: Observation | None = None
-        self._deciding = False
+        self._deciding, self._scored = False, 0     # _scored: candidates of the last tick
 
     def _hear(self, kind, topic: str, callback, profile) -> None:
         self.listen(kind, topic, self.witness.overhear(kind, self.resolve_topic_name(topic), callback), profile)
@@ -172,11 +175,13 @@ class SafetyFilterNode(ManagedNode):
 
     def _press(self, topic: bool | None = None, service: bool | None = None) -> None:
         with self._gate:
+            before = self._estop_topic, self._estop_service
             self._estop_topic = self._estop_topic if topic is None else topic
             self._estop_service = self._estop_service if service is None else service
             pressed = self._estop_topic or self._estop_service
-            self.witness.event('estop', 'pressed' if pressed else 'released', pressed=pressed)
-            if self.active and (self._estop_topic or self._estop_service):
+            if before != (self._estop_topic, self._estop_service):      # the topic is heard twice
+                self.witness.event('estop', 'pressed' if pressed else 'released', pressed=pressed)
+            if self.active and pressed:
                 self._stop_now()
 
     def _on_label(self, message: Joy) -> None:
@@ -271,6 +276,7 @@ class SafetyFilterNode(ManagedNode):
             scored = self.slot.runtime.step(observation.arrays, previous, is_first,
                                             self.contract.action.normalise(made.commands))
             output = self._model_output(made, scored, last)
+            self._scored = len(output.risk)
             self.slot.remember((observation.arrays, previous, is_first), is_first)
         except ValueError as error:
             self.senses.fault(Reason.MODEL_FAULT, str(error), time.monotonic())
@@ -278,10 +284,13 @@ class SafetyFilterNode(ManagedNode):
             now = time.monotonic()
             # A stop that the watchdog has sent meanwhile stands: a command that comes after it is late.
             late = proposal is None or now - observation.arrived > self.p.deadline_s or self.watchdog.fired != fires
-            inputs = self._inputs(now, proposal=proposal, late=late, is_first=is_first, faults=faults)
+            # A measurement of the arm that is missing holds as a missing picture does, before it counts as stale.
+            oldest = self.senses.oldest(now)
+            inputs = self._inputs(now, proposal=proposal, late=late or oldest > self.p.watchdog_s, is_first=is_first,
+                                  faults=faults)
             command, reason, self.state = safety.decide(inputs, output, self.limits, self.state, now)
             self._send(command, observation.stamp)
-            self.watchdog.feed(observation.arrived)
+            self.watchdog.feed(min(observation.arrived, now - oldest) if command.any() else observation.arrived)
             sent = time.monotonic()
             self.deadline_misses += late
             self.latency.add(1e3 * (sent - observation.arrived))
@@ -359,7 +368,7 @@ class SafetyFilterNode(ManagedNode):
         ages = self.senses.ages(time.monotonic())
         message = filter_report.state_message(
             reason, self.state, ages, latency_ms, stamp, version=self.slot.version,
-            deadline_misses=self.deadline_misses, watchdog_fires=self.watchdog.fired,
+            candidates=self._scored, deadline_misses=self.deadline_misses, watchdog_fires=self.watchdog.fired,
             filter_enabled=self.p.filter_enabled, refused_models=self.slot.refused)
         self.state_out.publish(message)
         self._remember_state(message)
@@ -397,16 +406,18 @@ class SafetyFilterNode(ManagedNode):
         weak = filter_parameters.weakened(self.p, self.contract)
         foreign = self.count_publishers(self.command_out.topic_name) - 1
         self.foreign_publishers = max(self.foreign_publishers, foreign)
+        commanders = self.count_publishers(self._command_in)
         values = {
             'version': slot.version, 'sha256': slot.bundle.sha256 if slot.bundle else '', 'swaps': slot.swaps,
             'refused_models': slot.refused, 'last_refusal': slot.refusal, 'rate_hz': f'{self.rate.rate:.2f}',
             **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
             'watchdog_alive': self.watchdog.alive, 'weakened': ' '.join(weak),
-            'foreign_publishers': self.foreign_publishers,
+            'foreign_publishers': self.foreign_publishers, 'commanders': commanders,
             **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute),
             **self.witness.values()}
         refusal = slot.refusal if slot.refused else ''
-        return *filter_report.health(self.state.record.reason, weak, foreign, refusal, self.witness.trouble), values
+        return *filter_report.health(self.state.record.reason, weak, foreign, refusal, self.witness.trouble,
+                                     commanders), values
 
 
 def main(args: list[str] | None = None) -> int:

@@ -4,7 +4,9 @@
 
 import dataclasses
 import os
+import sys
 import tempfile
+from pathlib import Path
 
 # Before any library reads them: no traffic beyond this machine, no logs in the home folder, one thread per test.
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
@@ -17,6 +19,9 @@ import pytest
 from fosp_core.contract import CameraSpec, Contract, VectorSpec
 from fosp_core.data.episode import Episode
 from fosp_core.paths import config_file
+
+sys.path.insert(0, str(Path(__file__).parent))      # pytest's importlib mode does not
+from ros_rig import isolated, pytest_runtest_protocol, rig, toy  # noqa: F401 - what ROS folders share
 
 STAMP_0 = 1_700_000_000_123_456_789    # no round number: a stamp that passed through a float would show
 

@@ -141,8 +141,9 @@ def test_every_imported_library_is_declared(arguments, manifest):
                 good = name in packages or file.startswith('test/')
             elif name in TEST_ONLY:
                 good = file.startswith('test/')
-            elif (ROOT / file).with_name(f'{name}.py').is_file() and file.startswith('test/'):
-                good = True         # a helper beside the tests that use it
+            elif file.startswith('test/') and any((folder / f'{name}.py').is_file() for folder in
+                                                  ((ROOT / file).parent, ROOT / 'test')):
+                good = True         # a helper beside the tests that use it, or above them
             else:
                 good = LIBRARIES.get(name, '').lower() in declared
             if not good:

@@ -105,10 +105,15 @@ def fill(contract: Contract, kind: str, message, stamp: int, value):
 
 def get_field(message, path: str) -> float:
     """Value at a dotted path; numbers and brackets index lists: `pose.position.x`, `position.3`, `position[3]`."""
+    return float(get_node(message, path))
+
+
+def get_node(message, path: str):
+    """Whatever is at a dotted path: a number, a list or a message."""
     node = message
     for part in _parts(path):
         node = node[part] if isinstance(part, int) else getattr(node, part)
-    return float(node)
+    return node
 
 
 def set_field(message, path: str, value: float) -> None:

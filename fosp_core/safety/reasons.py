@@ -65,6 +65,9 @@ class Reason(enum.Enum):
     COMMAND_INVALID = ('command_invalid', Effect.STOP, ERROR, False,
                        'The proposed command holds NaN or infinity, or has the wrong length; all of it is rejected.',
                        'Look at the publisher of `command_in`.')
+    COMMAND_CONFLICT = ('command_conflict', Effect.STOP, ERROR, False,
+                        'Two commands were proposed for one picture: more than one node proposes.',
+                        'Let one node alone publish `command_in`.')
     COMMAND_STALE = ('command_stale', Effect.STOP, WARN, False, 'The newest proposed command is too old.',
                      'Start the learner, or see why it fell silent.')
     MODEL_FAULT = ('model_fault', Effect.STOP, ERROR, False, 'The model failed on this observation or gave no number.',
