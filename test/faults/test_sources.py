@@ -104,10 +104,12 @@ def test_a_command_out_of_range_is_scaled_not_passed(stand):
     cell = stand.ready()
     before = cell.inject(setting(patrol=False, command=[0.0, 0.1, 3.0]))
     stand.reason('limit_range', before['states'])
-    time.sleep(0.3)
-    since = cell.published['command'][before['command'] + 1]
-    sent = [s.command for s in cell.log if s.at > since]
-    assert len(sent) >= 3 and all(np.linalg.norm(v) <= 0.2 + 1e-6 for v in sent)
+    since = cell.published['command'][before['command']]
+
+    def sent():
+        return [s.command for s in cell.log if s.at > since]
+    wait_for(lambda: len(sent()) >= 5, 2.0, 'five commands')
+    assert all(np.linalg.norm(v) <= 0.2 + 1e-6 for v in sent())
 
 
 def test_one_late_command_holds_and_lasting_lateness_stops(stand):
