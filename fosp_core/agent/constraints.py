@@ -120,10 +120,10 @@ class AdaptivePID(_Multiplier):
     def adapt(self, mean: float, deviation: float) -> None:
         """Scale the gains by the mean and (n - 1)-deviation of the last costs; clip to [K / bound, K bound]."""
         cfg = self.config
-        mean = max(mean, 1e-8)  # a window without cost must not divide by zero
-        over = (mean - cfg.cost_limit) / mean
+        # A window without cost must not divide by zero, nor count as an overshoot of a limit of zero.
+        over = (mean - cfg.cost_limit) / max(mean, 1e-8)
         factor = torch.tensor([1 + cfg.adapt_p * float(torch.tanh(torch.tensor(over, dtype=_F64))),
-                               1 + cfg.adapt_i * over, 1 + cfg.adapt_d * deviation / mean], dtype=_F64)
+                               1 + cfg.adapt_i * over, 1 + cfg.adapt_d * deviation / max(mean, 1e-8)], dtype=_F64)
         self.gains.copy_(torch.clamp(self.gains * factor, self.bounds[0], self.bounds[1]))
 
     @torch.no_grad()

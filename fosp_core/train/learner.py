@@ -133,7 +133,8 @@ class Learner:
         else:
             mask = (1.0 - batch['is_first'][:, 1:].to(feature.dtype)).flatten()
             loss, metrics = agent.offline_actor_loss(feature[:, :-1].flatten(0, 1),
-                                                     batch['action'][:, :-1].flatten(0, 1), mask)
+                                                     batch['action'][:, :-1].flatten(0, 1), mask,
+                                                     self.generator)
             if self.online:
                 loss = expansion.online_in_sample * loss + agent.online_actor_loss(rollout)
         if constrained:
