@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fosp_core.config import ConstraintConfig
 
 _F64 = torch.float64
+_COUNTED = 1000  # identities of measured episodes that are kept
 
 
 class NoConstraint(nn.Module):
@@ -68,6 +69,14 @@ class _Multiplier(nn.Module):
         super().__init__()
         self.config = config
         self.register_buffer('multiplier', torch.zeros((), dtype=_F64))
+        self.register_buffer('counted', torch.zeros(_COUNTED, dtype=torch.int64))
+
+    def first_time(self, episode: int) -> bool:
+        """Note the identity (> 0) of an episode; False when it was counted before: replays hold it many times."""
+        if (self.counted == episode).any():
+            return False
+        self.counted.copy_(torch.cat([self.counted[1:], self.counted.new_tensor([episode])]))
+        return True
 
     @property
     def reward_scale(self) -> float:

@@ -52,19 +52,25 @@ class Learner:
             for group in optimizer.param_groups:
                 group['lr'] = factor * self._lr[name]
 
-    def begin_online(self) -> None:
-        """Freeze the offline policy and go on with the online phase's losses."""
+    def begin_online(self, adapted: bool = False) -> None:
+        """Freeze the offline policy and go on with the online phase's losses.
+
+        With `expansion.init: fresh` the online policy starts anew, unless it is `adapted` already.
+        """
         seed = None
-        if self.config.expansion.init == 'fresh':
+        if self.config.expansion.init == 'fresh' and not adapted:
             seed = int(torch.randint(2 ** 31, (), generator=self.generator))
             self.optimizers['actor'].state.clear()  # moments of another network
         self.agent.freeze_offline(seed)
         self.online = True
         self.scale_lr(self.config.expansion.online_lr_scale)
 
-    def end_episode(self, cost: float) -> None:
-        """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others)."""
-        if self.agent.constraint.per_episode:
+    def end_episode(self, cost: float, identity: int) -> None:
+        """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others).
+
+        `identity` (> 0) keeps an episode that is seen again by the next fine-tune from being counted twice.
+        """
+        if self.agent.constraint.per_episode and self.agent.constraint.first_time(identity):
             self.agent.constraint.update(cost)
 
     def to_device(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
@@ -135,7 +141,7 @@ class Learner:
             loss, metrics = agent.offline_actor_loss(feature[:, :-1].flatten(0, 1),
                                                      batch['action'][:, :-1].flatten(0, 1), mask,
                                                      self.generator)
-            if self.online:
+            if self.online and expansion.online_weight != 'none':
                 loss = expansion.online_in_sample * loss + agent.online_actor_loss(rollout)
         if constrained:
             cost = parallel.global_value(agent.predicted_cost(rollout))
