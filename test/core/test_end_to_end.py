@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Oracle 8.16: from twenty mixed episodes of a tiny task to a better and safer policy, then online, on one core.
 
-The task is drawn here: a point in the plane (64 x 64 picture), a goal on the right, a disc in between that costs.
+The task is drawn here: a point in the plane (64 x 64 picture), a goal line on the right, a disc in between that costs.
 """
 
 import json
@@ -23,7 +23,7 @@ from fosp_core.train.learner import Learner
 from fosp_core.train.pretrain import train_loop
 
 CONTRACT = Contract.load(config_file('contract_safereach.yaml'))
-GOAL, DISC, REACHED, RADIUS, STEP, LIMIT = np.array([0.85, 0.5]), np.array([0.5, 0.5]), 0.08, 0.15, 0.06, 80
+GOAL, DISC, RADIUS, STEP, LIMIT = 0.85, np.array([0.5, 0.5]), 0.16, 0.06, 80
 SIZES = {'deter': 32, 'stoch': 4, 'classes': 4, 'units': 16, 'cnn_depth': 8}
 
 
@@ -33,14 +33,14 @@ class Plane:
     steps_taken = 0
 
     def reset(self, seed: int) -> dict:
-        self.place = np.array([0.12, 0.5 + np.random.default_rng([seed, 1]).uniform(-0.25, 0.25)])
+        self.place = np.array([0.12, np.random.default_rng([seed, 1]).uniform(0.5, 0.75)])
         self.time = 0
         return self._observe()
 
     def _observe(self) -> dict:
         picture = np.full((64, 64, 3), 60, np.uint8)
-        for centre, radius, colour in ((DISC, RADIUS, (40, 200, 40)), (GOAL, 0.06, (220, 40, 40)),
-                                       (self.place, 0.05, (240, 240, 240))):
+        picture[:, int(64 * GOAL):] = (220, 40, 40)
+        for centre, radius, colour in ((DISC, RADIUS, (40, 200, 40)), (self.place, 0.05, (240, 240, 240))):
             cv2.circle(picture, tuple(int(round(63 * v)) for v in centre), int(round(63 * radius)), colour, -1)
         return {'image': picture, 'ee_pose': np.array([*self.place, 0.0], np.float32)}
 
@@ -48,7 +48,7 @@ class Plane:
         Plane.steps_taken += 1
         self.place = np.clip(self.place + STEP * np.clip(action[:2], -1, 1), 0.0, 1.0)
         self.time += 1
-        reached = bool(np.linalg.norm(self.place - GOAL) < REACHED)
+        reached = bool(self.place[0] >= GOAL)
         cost = float(np.linalg.norm(self.place - DISC) < RADIUS)
         return self._observe(), float(reached), cost, reached, self.time >= LIMIT
 
@@ -76,23 +76,19 @@ def run_episode(env: Plane, policy, seed: int) -> Episode:
 
 
 def demonstrator(kind: str, seed: int):
-    """Safe goes around the disc, reckless goes straight, lost drifts about."""
+    """Safe goes around the disc, reckless straight to the line, lost drifts about."""
     rng, drift = np.random.default_rng([seed, 2]), np.zeros(2)
 
     def act(observation, previous, first):
         nonlocal drift
         place = observation['ee_pose'][:2].astype(float)
         drift = 0.8 * drift + 0.3 * rng.normal(size=2)
-        if kind == 'lost':
-            wish = drift
-        else:
-            target = GOAL
-            if kind == 'safe' and place[0] < DISC[0] + 0.12 and abs(place[1] - 0.5) < RADIUS + 0.08:
-                # Up or down first, then past it.
-                target = place + np.array([0.3 if place[0] < 0.25 else 0.0, 1.0 if place[1] >= 0.5 else -1.0])
-            elif kind == 'safe' and place[0] < DISC[0] + 0.12:
-                target = place + np.array([1.0, 0.0])
-            wish = (target - place) / max(np.linalg.norm(target - place), 1e-6) + 0.15 * rng.normal(size=2)
+        wish = np.array([1.0, 0.0])
+        if kind == 'safe':
+            # Up first, then past the disc.
+            wish = np.array([0.3 if place[1] < DISC[1] + RADIUS + 0.08 else 1.0, 0.0])
+            wish[1] = 5.0 * (DISC[1] + RADIUS + 0.14 - place[1])
+        wish = drift if kind == 'lost' else wish + drift / 2
         return np.array([*np.clip(wish, -1, 1), 0.0])
     return act
 
