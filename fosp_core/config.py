@@ -170,6 +170,7 @@ class Config:
 
     name: str = 'fosp'
     method: str = 'fosp'             # the overlay config/method_<name>.yaml that was applied
+    replaced: dict = dataclasses.field(default_factory=dict)     # what that overlay took the place of
     network: NetworkConfig = NetworkConfig()
     world_model: WorldModelConfig = WorldModelConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
@@ -196,10 +197,16 @@ class Config:
         """
         text = str(preset_or_path)
         path = Path(text) if text.endswith(('.yaml', '.yml')) else config_file(f'preset_{text}.yaml')
-        return cls.from_dict(_overlaid(_read(path), overrides, method), str(path))
+        data = _read(path)
+        if method is not None:  # every key, so that what the method replaces is known
+            data = cls.from_dict(data, str(path)).to_dict()
+        return cls.from_dict(_overlaid(data, overrides, method), str(path))
 
     def changed(self, overrides: list[str] | None = None, method: str | None = None) -> 'Config':
-        """Return this configuration with a method and `section.key=value` overrides laid over it; as in `load`."""
+        """Return this configuration with a method and `section.key=value` overrides laid over it; as in `load`.
+
+        The method takes the place of an earlier one, of which nothing is left.
+        """
         return self.from_dict(_overlaid(self.to_dict(), overrides, method)) if overrides or method else self
 
 
@@ -224,9 +231,13 @@ def _overlaid(data: dict, overrides: list[str] | None, method: str | None) -> di
     if method is not None:
         if method not in method_names():
             raise FospError(f'method {method!r}, expected one of {", ".join(method_names())}')
-        for section, values in _read(config_file(f'method_{method}.yaml')).items():
-            data[section] = {**(data.get(section) or {}), **values}
-        data['method'] = method
+        for section, values in data.pop('replaced', {}).items():
+            data[section] = {**data[section], **values}
+        overlay = _read(config_file(f'method_{method}.yaml'))
+        replaced = {section: {k: data[section][k] for k in values} for section, values in overlay.items()}
+        for section, values in overlay.items():
+            data[section] = {**data[section], **values}
+        data |= {'method': method, 'replaced': replaced}
     for override in overrides or []:
         key, separator, value = override.partition('=')
         if not separator:
@@ -265,6 +276,10 @@ def _build(cls, data, where: str):
                 values[key] = kind(value)
             except (TypeError, ValueError):
                 raise FospError(f'{where}: key {key} is {value!r}, expected {kind.__name__}') from None
+        elif kind is dict:
+            if not isinstance(value, dict):
+                raise FospError(f'{where}: key {key} is {value!r}, expected a mapping')
+            values[key] = value
         elif isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value):
             values[key] = tuple(value)
         else:

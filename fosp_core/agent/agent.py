@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from fosp_core.agent import actor_loss, returns
+from fosp_core.agent import actor_loss, expansion, returns
 from fosp_core.agent.constraints import make_constraint
 from fosp_core.agent.networks import Actor, Critic, PercentileScale, Reachability, ema_update, frozen_copy
 from fosp_core.config import Config
@@ -111,6 +111,16 @@ class Agent(nn.Module):
             return torch.ones(feature.shape[:-1], device=feature.device)
         with torch.no_grad():
             return 1.0 - self.reach_target(feature, action)
+
+    @torch.no_grad()
+    def online_share(self, feature: Tensor) -> Tensor:
+        """Mean probability with which expansion lets the online policy act; the modes compete: feature (N, F)."""
+        config = self.config.expansion
+        candidates = torch.stack([self.offline_actor(feature)[0], self.actor(feature)[0]], 1).clamp(-1.0, 1.0)
+        state = feature.unsqueeze(1).expand(-1, 2, -1)
+        cost = self.q_cost_target(state, candidates)
+        score = expansion.scores(self.q_reward_target(state, candidates), cost, config)
+        return expansion.probabilities(score, cost, self.reach(state, candidates), config)[:, 1].mean()
 
     def advantages(self, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A^r and A^c, each divided by its normaliser's scale, and Q^c; no gradient; each (...)."""

@@ -48,8 +48,22 @@ def pre_align(learner: Learner, offline: list[Episode], online: list[Episode], h
     Returns `steps`, `pairs`, `measured_on` (held-out or online), `rho_reward_before`, `rho_reward_after`,
     `rho_cost_before`, `rho_cost_after` (None: the measured returns do not vary, so there is nothing to rank).
     Raises TrainingError with these figures when a rho is below `alignment.min_rho` after it, has fallen by more than
-    `alignment.max_drop`, or none can be measured.
+    `alignment.max_drop`, or none can be measured; the learner then is what it was before.
     """
+    agent = learner.agent
+    weights = {k: v.clone() for k, v in agent.state_dict().items()}
+    random = learner.generator.get_state(), learner.rng.bit_generator.state
+    try:
+        return _pre_align(learner, offline, online, held, progress)
+    except TrainingError:
+        agent.load_state_dict(weights)
+        learner.generator.set_state(random[0])
+        learner.rng.bit_generator.state = random[1]
+        raise
+
+
+def _pre_align(learner: Learner, offline: list[Episode], online: list[Episode], held: list[Episode],
+               progress: Callable[[int], None] | None) -> dict:
     cfg, agent = learner.config.alignment, learner.agent
     used = _spread(offline, cfg.episodes) + online
     if not used:

@@ -44,12 +44,13 @@ def load_learner(bundle, seed: int, method: str | None = None, overrides: list[s
 
 def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: int, version: str | None = None,
              holdout: float = 0.2, progress=None, method: str | None = None, overrides: list[str] | None = None,
-             aligned=None):
+             aligned=None, board=None):
     """Make `steps` online gradient steps from `bundle`; return the new Bundle at `out`.
 
     A part of the offline episodes is held out to calibrate the new model; where it holds no violating episode, the
     parent's level is kept and the calibration says so. With `alignment.steps` in the configuration the critics are
-    aligned first (`fosp_core.train.align`) and `aligned` is called with its report; TrainingError when it refuses.
+    aligned first (`fosp_core.train.align`) and `aligned` is called with its report; TrainingError when it refuses. `board`
+    is a TensorBoard writer that is given every step's metrics.
     """
     import numpy as np
     import torch
@@ -81,6 +82,8 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     metrics = {}
     for i in range(steps):
         metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
+        for key, value in metrics.items() if board else ():
+            board.add_scalar(key, value, bundle.manifest['steps'] + i + 1)
         if progress:
             progress(i + 1, metrics)
     agent = learner.agent
@@ -94,6 +97,9 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     card = {'online_episodes': len(online), 'offline_episodes': len(training), 'online_steps': steps,
             'method': learner.config.method, **{k: round(v, 6) for k, v in metrics.items()},
             **{f'align/{k}': v for k, v in alignment.items() if v is not None}}
+    shares = [e.meta['online_share'] for e in online if 'online_share' in e.meta]
+    if shares:  # of the robot's steps, the part that the online policy proposed
+        card['online_share'] = round(float(np.mean(shares)), 4)
     if held:
         card |= heldout_metrics(agent, held, calibration['reachability']['level'])
     version = version or f'{bundle.version.split("+")[0]}+{time.strftime("%Y%m%dT%H%M%S")}'
@@ -113,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--version', default=None)
     parser.add_argument('--method', default=None, help="a method of config/ (default: the bundle's own configuration)")
     parser.add_argument('--set', action='append', default=[], metavar='SECTION.KEY=VALUE', dest='overrides')
+    parser.add_argument('--tensorboard', default=None, metavar='DIR', help='write every step to TensorBoard files there')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--nice', type=int, default=10)
@@ -142,8 +149,14 @@ def main(argv: list[str] | None = None) -> int:
             _say('step', step=step, steps=args.steps, seconds=round(time.monotonic() - started, 2),
                  losses={k: round(v, 5) for k, v in metrics.items() if k.endswith('loss')})
 
+        board = None
+        if args.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+            board = SummaryWriter(args.tensorboard)
         new = finetune(bundle, online, offline, Path(args.out), args.steps, args.seed, args.version,
-                       progress=progress, method=args.method, overrides=args.overrides, aligned=aligned)
+                       progress=progress, method=args.method, overrides=args.overrides, aligned=aligned, board=board)
+        if board:
+            board.close()
         _say('done', version=new.version, sha256=new.sha256, path=str(new.path),
              seconds=round(time.monotonic() - began, 2))
         return 0

@@ -65,13 +65,15 @@ class Learner:
         self.online = True
         self.scale_lr(self.config.expansion.online_lr_scale)
 
-    def end_episode(self, cost: float, identity: int) -> None:
+    def end_episode(self, cost: float, identity: int | None = None) -> None:
         """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others).
 
-        `identity` (> 0) keeps an episode that is seen again by the next fine-tune from being counted twice.
+        `identity` (> 0) keeps an episode that is seen again by the next fine-tune from being counted twice; without one
+        it is counted.
         """
-        if self.agent.constraint.per_episode and self.agent.constraint.first_time(identity):
-            self.agent.constraint.update(cost)
+        constraint = self.agent.constraint
+        if constraint.per_episode and (identity is None or constraint.first_time(identity)):
+            constraint.update(cost)
 
     def to_device(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Numpy batch -> tensors on the device."""
@@ -143,6 +145,8 @@ class Learner:
                                                      self.generator)
             if self.online and expansion.online_weight != 'none':
                 loss = expansion.online_in_sample * loss + agent.online_actor_loss(rollout)
+            if self.online and expansion.enabled:
+                metrics['expansion/online_share'] = agent.online_share(feature[:, -1])
         if constrained:
             cost = parallel.global_value(agent.predicted_cost(rollout))
             loss = agent.constraint.reward_scale * loss + agent.constraint.penalty(cost)

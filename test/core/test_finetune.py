@@ -125,6 +125,31 @@ def test_alignment_touches_critics_and_reachability_alone(bundle):
     assert align.pre_align(learner, [], episodes, [])['measured_on'] == 'online'
 
 
+def test_a_refusal_leaves_the_learner_as_it_was(bundle):
+    learner = finetune.load_learner(bundle, 0, overrides=['alignment.steps=3', 'alignment.min_rho=0.999'])
+    learner.begin_online()
+    before = {k: v.clone() for k, v in learner.agent.state_dict().items()}
+    random = learner.generator.get_state(), learner.rng.bit_generator.state
+    episodes = [walk(seed) for seed in range(6)]
+    with pytest.raises(TrainingError, match=r'Q\^r is below alignment.min_rho 0.999'):
+        align.pre_align(learner, episodes[:3], [], episodes[3:])
+    assert all(torch.equal(v, before[k]) for k, v in learner.agent.state_dict().items())
+    assert torch.equal(learner.generator.get_state(), random[0]) and learner.rng.bit_generator.state == random[1]
+
+
+def test_who_acted_is_in_the_card_and_on_the_board(bundle, tmp_path):
+    class Board(dict):
+        def add_scalar(self, key, value, step):
+            self[key, step] = value
+
+    board, online = Board(), [dataclasses.replace(walk(k), meta={'online_share': s}) for k, s in ((1, 0.5), (2, 1.0))]
+    new = finetune.finetune(bundle, online, [], tmp_path / 'new', 2, 0, board=board)
+    assert new.manifest['metrics']['online_share'] == 0.75
+    first = bundle.manifest['steps'] + 1
+    assert {step for _, step in board} == {first, first + 1}
+    assert all(0.0 <= board['expansion/online_share', step] <= 1.0 for step in (first, first + 1))
+
+
 def config_of(**alignment):
     from fosp_core.config import AlignmentConfig
     return AlignmentConfig(steps=5, **alignment)
@@ -160,7 +185,7 @@ def test_returns_that_do_not_vary_are_refused(bundle):
 def test_another_method_at_fine_tuning_and_episodes_counted_once(worker, bundle):
     """The bundle was made with a Lagrangian per step; Marvel's multiplier follows the measured cost of episodes."""
     quick = ('--method', 'marvel', '--set', 'alignment.steps=2', '--set', 'alignment.min_rho=-1', '--set',
-             'constraint.gain_p=0.5')
+             'alignment.max_drop=2', '--set', 'constraint.gain_p=0.5')
     code, events, error, out = worker(*quick)
     assert (code, error) == (0, '')
     first = Bundle.open(out)

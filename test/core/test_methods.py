@@ -3,6 +3,7 @@
 """Methods, baselines and ablations are files of config/: each is what its name says, over every preset."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -64,6 +65,23 @@ def test_a_method_changes_the_way_of_learning_and_no_size(preset):
         other = flat(Config.load(preset, method=name))
         assert {k for k in fosp if fosp[k] != other[k]} <= allowed, name
         assert fosp != other
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_every_preset_is_fosp(preset):
+    plain, fosp = Config.load(preset).to_dict(), Config.load(preset, method='fosp').to_dict()
+    assert {k for k in plain if plain[k] != fosp[k]} <= {'replaced'}
+
+
+def test_a_method_takes_the_place_of_an_earlier_one():
+    """A bundle of behaviour cloning that is fine-tuned with Marvel keeps nothing of cloning."""
+    def loaded(method):
+        return Config.load('small', method=method).to_dict()
+
+    for first in METHODS:
+        stored = Config.from_dict(json.loads(json.dumps(Config.load('small', method=first).to_dict())))
+        for second in METHODS:
+            assert json.dumps(stored.changed(method=second).to_dict()) == json.dumps(loaded(second)), (first, second)
 
 
 def test_a_method_over_a_changed_preset_is_still_the_method():

@@ -89,6 +89,20 @@ def test_each_candidate_is_scored_by_itself_and_the_scored_one_is_executed():
         hook.remove()
 
 
+def test_the_logged_share_is_the_chance_of_the_deployed_choice():
+    """8.9: equal scores are a coin; the gate decides alone; the graph and the log see the same networks."""
+    agent = Learner(CONTRACT, Config.load('debug', ['expansion.reach_gate=-1'])).agent
+    feature = torch.randn(5, agent.world_model.rssm.feature_size, generator=torch.Generator().manual_seed(0))
+    assert agent.online_share(feature).item() == pytest.approx(0.5)
+    with torch.no_grad():
+        agent.actor.output.bias.add_(0.5)
+        agent.q_reward_target.net.output.weight.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+        modes = [a(feature)[0] for a in (agent.offline_actor, agent.actor)]
+        value = torch.stack([agent.q_reward_target(feature, m) for m in modes], 1)
+    expected = torch.softmax(5.0 * value, -1)[:, 1].mean().item()
+    assert agent.online_share(feature).item() == pytest.approx(expected, abs=1e-5) and abs(expected - 0.5) > 1e-3
+
+
 def test_without_expansion_the_online_policy_acts_alone():
     agent = Learner(CONTRACT, Config.load('debug', ['expansion.enabled=false'])).agent
     with torch.no_grad():
