@@ -49,8 +49,8 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
 
     A part of the offline episodes is held out to calibrate the new model; where it holds no violating episode, the
     parent's level is kept and the calibration says so. With `alignment.steps` in the configuration the critics are
-    aligned first (`fosp_core.train.align`) and `aligned` is called with its report; TrainingError when it refuses. `board`
-    is a TensorBoard writer that is given every step's metrics.
+    aligned first (`fosp_core.train.align`) and `aligned` is called with its report; TrainingError when it refuses.
+    `board` is a TensorBoard writer that is given every step's metrics.
     """
     import numpy as np
     import torch
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--version', default=None)
     parser.add_argument('--method', default=None, help="a method of config/ (default: the bundle's own configuration)")
     parser.add_argument('--set', action='append', default=[], metavar='SECTION.KEY=VALUE', dest='overrides')
-    parser.add_argument('--tensorboard', default=None, metavar='DIR', help='write every step to TensorBoard files there')
+    parser.add_argument('--tensorboard', default=None, metavar='DIR', help='TensorBoard files of every step')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--nice', type=int, default=10)

@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Random finite problems: the agent's own losses against exact dynamic programming; and that against oracles 8.4, 8.6."""
+"""Random finite problems: the agent's own losses against exact dynamic programming, and that against 8.4 and 8.6."""
 
 import dataclasses
 
