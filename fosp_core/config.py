@@ -12,7 +12,15 @@ from typing import Any, get_type_hints
 import yaml
 
 from fosp_core.errors import FospError
-from fosp_core.paths import config_file
+from fosp_core.paths import config_file, share_dir
+
+
+def _choice(default: str, *others: str):
+    return dataclasses.field(default=default, metadata={'choices': (default, *others)})
+
+
+def _number(default, low: float, high: float = float('inf'), open_ends: bool = False):
+    return dataclasses.field(default=default, metadata={'range': (low, high, open_ends)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,30 +65,31 @@ class BehaviourConfig:
 
     horizon: int = 15
     imagine_starts: int = 0          # 0: every posterior state; else that many, drawn at random (ours)
-    discount: float = 1.0 - 1.0 / 333.0
-    lam: float = 0.95
+    discount: float = _number(1.0 - 1.0 / 333.0, 0.0, 1.0)
+    lam: float = _number(0.95, 0.0, 1.0)
     lr: float = 3e-5
     eps: float = 1e-5
     clip: float = 100.0
-    ema: float = 0.02
+    ema: float = _number(0.02, 0.0, 1.0)
     ema_regulariser: float = 1.0
-    reward_expectile: float = 0.8    # IQL convention
-    cost_expectile: float = 0.2
-    value_loss: str = 'twohot_ce'    # twohot_ce | squared
+    reward_expectile: float = _number(0.8, 0.0, 1.0, True)    # IQL convention
+    cost_expectile: float = _number(0.2, 0.0, 1.0, True)
+    value_loss: str = _choice('twohot_ce', 'squared')
     in_sample: bool = True           # L_Q2 and V on dataset actions; False: imagined actions only
-    reach_discount: float = 0.99
+    reach_discount: float = _number(0.99, 0.0, 1.0)
     reach_lr_scale: float = 0.3      # slower than the critics (RESPO's time-scales)
     reach_lam: float = 0.0           # multi-step targets on dataset windows; 0: one step (ours)
     reach_dropout: float = 0.0       # while training (ours)
     reach_imagined: float = 1.0      # weight of the term on imagined steps (ours)
     cost_threshold: float = 0.5      # imagined violation
-    actor_objective: str = 'in_sample'  # in_sample: weighted regression | dynamics: through the world model
-    weight_form: str = 'mixture'     # mixture | product | uniform (behaviour cloning)
+    actor_objective: str = _choice('in_sample', 'dynamics')  # weighted regression, or through the world model
+    weight_form: str = _choice('mixture', 'product', 'uniform')  # uniform: behaviour cloning
     beta_reward: float = 1.0
     beta_cost: float = 1.0
     weight_clip: float = 100.0
     feasible_gate: float = 0.1       # 1[Q^c <= gate] on the feasible branch; negative: no gate
     use_reachability: bool = True    # False: u = 1 everywhere
+    feasibility: str = _choice('action', 'state')  # u of the weighted action (ours), or of one drawn from pi (P1)
     entropy: float = 3e-4
     normaliser_decay: float = 0.99
 
@@ -89,7 +98,7 @@ class BehaviourConfig:
 class ConstraintConfig:
     """Constraint handler: `alm` per gradient step on predicted cost; `pid`, `apid` per episode on measured cost."""
 
-    kind: str = 'alm'                # none | alm | pid | apid
+    kind: str = _choice('alm', 'none', 'pid', 'apid')
     cost_limit: float = 0.0
     lambda_init: float = 1e-6
     penalty_init: float = 5e-9
@@ -115,10 +124,26 @@ class ExpansionConfig:
     inverse_temperature: float = 5.0
     cost_coefficient: float = 0.1
     reach_gate: float = 0.1          # negative: no gate (ours)
-    init: str = 'copy'               # copy | fresh
-    online_weight: str = 'linear'    # linear (P1) | exp
+    init: str = _choice('copy', 'fresh')
+    online_weight: str = _choice('linear', 'exp', 'none')  # linear: P1; none: no term on imagined actions
     online_lr_scale: float = 0.1     # of every learning rate: fresh optimisers move each weight by lr per step (ours)
     online_in_sample: float = 1.0    # weight of the dataset actor term while fine-tuning (ours); 0: P1's loss alone
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignmentConfig:
+    """Marvel's value pre-alignment before the online steps (algorithm.md 4.1); every value is ours."""
+
+    steps: int = _number(0, 0)       # 0: warm start without it
+    batch: int = 64
+    length: int = 9
+    episodes: int = _number(200, 1)  # at most so many offline episodes are encoded for it, evenly spread
+    lr: float = 3e-4
+    ema: float = _number(0.02, 0.0, 1.0)
+    alpha_reward: float = 1e-3       # entropy in the targets; larger for reward than for cost, as Marvel intends
+    alpha_cost: float = 2e-4
+    min_rho: float = _number(0.0, -1.0, 1.0)  # refuse when Spearman's rho of Q^r or Q^c after it is below
+    max_drop: float = _number(0.1, 0.0, 2.0)  # ... or has fallen by more than this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,11 +169,14 @@ class Config:
     """The whole run."""
 
     name: str = 'fosp'
+    method: str = 'fosp'             # the overlay config/method_<name>.yaml that was applied
+    replaced: dict = dataclasses.field(default_factory=dict)     # what that overlay took the place of
     network: NetworkConfig = NetworkConfig()
     world_model: WorldModelConfig = WorldModelConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
     constraint: ConstraintConfig = ConstraintConfig()
     expansion: ExpansionConfig = ExpansionConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
     train: TrainConfig = TrainConfig()
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,26 +189,70 @@ class Config:
         return _build(cls, data, where)
 
     @classmethod
-    def load(cls, preset_or_path: str | Path, overrides: list[str] | None = None) -> 'Config':
-        """Read `config/preset_<name>.yaml` or a path, then apply `section.key=value` overrides."""
+    def load(cls, preset_or_path: str | Path, overrides: list[str] | None = None,
+             method: str | None = None) -> 'Config':
+        """Read `config/preset_<name>.yaml` or a path, lay a method over it, then apply `section.key=value` overrides.
+
+        Raises FospError naming file and key.
+        """
         text = str(preset_or_path)
         path = Path(text) if text.endswith(('.yaml', '.yml')) else config_file(f'preset_{text}.yaml')
+        data = _read(path)
+        if method is not None:  # every key, so that what the method replaces is known
+            data = cls.from_dict(data, str(path)).to_dict()
+        return cls.from_dict(_overlaid(data, overrides, method), str(path))
+
+    def changed(self, overrides: list[str] | None = None, method: str | None = None) -> 'Config':
+        """Return this configuration with a method and `section.key=value` overrides laid over it; as in `load`.
+
+        The method takes the place of an earlier one, of which nothing is left.
+        """
+        return self.from_dict(_overlaid(self.to_dict(), overrides, method)) if overrides or method else self
+
+
+def method_names() -> list[str]:
+    """Names of the methods: the paper's, Marvel's, the baselines and the ablations, each one file of `config/`."""
+    return sorted(p.stem.removeprefix('method_') for p in (share_dir() / 'config').glob('method_*.yaml'))
+
+
+def _read(path: Path) -> dict:
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise FospError(f'{path}: {error.strerror}') from None
+    except yaml.YAMLError as error:
+        raise FospError(f'{path}: not YAML: {" ".join(str(error).split())}') from None
+    if not isinstance(data, dict):
+        raise FospError(f'{path}: expected a mapping, found {data!r}')
+    return data
+
+
+def _overlaid(data: dict, overrides: list[str] | None, method: str | None) -> dict:
+    if method is not None:
+        if method not in method_names():
+            raise FospError(f'method {method!r}, expected one of {", ".join(method_names())}')
+        for section, values in data.pop('replaced', {}).items():
+            data[section] = {**data[section], **values}
+        overlay = _read(config_file(f'method_{method}.yaml'))
+        replaced = {section: {k: data[section][k] for k in values} for section, values in overlay.items()}
+        for section, values in overlay.items():
+            data[section] = {**data[section], **values}
+        data |= {'method': method, 'replaced': replaced}
+    for override in overrides or []:
+        key, separator, value = override.partition('=')
+        if not separator:
+            raise FospError(f'--set {override}: expected section.key=value')
+        node = data
+        *sections, leaf = key.split('.')
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise FospError(f'--set {override}: {section} is no section')
         try:
-            data = yaml.safe_load(path.read_text()) or {}
-        except OSError as error:
-            raise FospError(f'{path}: {error.strerror}') from None
-        except yaml.YAMLError as error:
-            raise FospError(f'{path}: not YAML: {" ".join(str(error).split())}') from None
-        for override in overrides or []:
-            key, separator, value = override.partition('=')
-            if not separator:
-                raise FospError(f'--set {override}: expected section.key=value')
-            node = data
-            *sections, leaf = key.split('.')
-            for section in sections:
-                node = node.setdefault(section, {})
             node[leaf] = yaml.safe_load(value)
-        return cls.from_dict(data, str(path))
+        except yaml.YAMLError:
+            raise FospError(f'--set {override}: {value!r} is not YAML') from None
+    return data
 
 
 def _build(cls, data, where: str):
@@ -204,6 +276,22 @@ def _build(cls, data, where: str):
                 values[key] = kind(value)
             except (TypeError, ValueError):
                 raise FospError(f'{where}: key {key} is {value!r}, expected {kind.__name__}') from None
-        else:
+        elif kind is dict:
+            if not isinstance(value, dict):
+                raise FospError(f'{where}: key {key} is {value!r}, expected a mapping')
+            values[key] = value
+        elif isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value):
             values[key] = tuple(value)
+        else:
+            raise FospError(f'{where}: key {key} is {value!r}, expected a list of whole numbers')
+    for field in dataclasses.fields(cls):
+        value = values.get(field.name, field.default)
+        choices, limits = field.metadata.get('choices'), field.metadata.get('range')
+        if choices and value not in choices:
+            raise FospError(f'{where}: key {field.name} is {value!r}, expected one of {", ".join(choices)}')
+        if limits:
+            low, high, open_ends = limits
+            if not (low < value < high if open_ends else low <= value <= high):
+                raise FospError(f'{where}: key {field.name} is {value!r}, expected {"more than " if open_ends else ""}'
+                                f'{low:g} to {"less than " if open_ends else ""}{high:g}')
     return cls(**values)

@@ -20,7 +20,7 @@ from fosp_core import paths
 from fosp_core.contract import Contract
 from fosp_core.data import images
 from fosp_core.data import messages as replay_messages
-from fosp_core.data.joiner import ACTION, LABEL, Label
+from fosp_core.data.joiner import ACTION, LABEL, POLICIES, Label
 from fosp_core.errors import DataError
 from fosp_ros import diagnostics, observing, qos
 from fosp_ros.lifecycle import ManagedNode, spin_node
@@ -77,6 +77,7 @@ class LearnerNode(ManagedNode):
         self.latency, self.rate = diagnostics.LatencyWindow(), diagnostics.RateCounter()
         self.faults: collections.Counter[str] = collections.Counter()
         self.online_share = collections.deque(maxlen=200)
+        self._acted: dict[int, str] = {}     # which policy proposed, by stamp, until its record is published
         self.surprise = float('nan')
         self._stamp: int | None = None
         self._refused_seen = 0
@@ -195,13 +196,16 @@ class LearnerNode(ManagedNode):
         self.latency.add(1e3 * (time.monotonic() - observation.arrived))
         self.rate.tick()
         self.online_share.append(output.index)
+        self._acted[observation.stamp] = POLICIES[output.index]
+        if len(self._acted) > 64:   # proposals that were never recorded
+            self._acted.pop(next(iter(self._acted)))
         self.surprise = output.surprise
 
     def _publish_record(self, record: Record) -> None:
         if not self.replay:
             return
         observation, contract = record.observation, self.contract
-        label = Label(*observation.label, step=record.step)
+        label = Label(*observation.label, step=record.step, policy=self._acted.pop(observation.stamp, ''))
         for camera in contract.cameras:
             source = observation.messages[camera.name]
             fits = (source.height, source.width, source.encoding) == (camera.height, camera.width, camera.encoding)
@@ -245,6 +249,7 @@ class LearnerNode(ManagedNode):
             'version': slot.version, 'sha256': slot.bundle.sha256 if slot.bundle else '', 'swaps': slot.swaps,
             'refused_models': slot.refused, 'last_refusal': slot.refusal, 'rate_hz': f'{self.rate.rate:.2f}',
             **self.latency.values(), 'explore': self.p.explore, 'surprise': f'{self.surprise:.3f}',
+            'policy': POLICIES[self.online_share[-1]] if self.online_share else '',
             'online_share': f'{np.mean(self.online_share):.3f}' if self.online_share else 'nan',
             'steps_recorded': self.recorder.step, 'overtaken': observer.overtaken,
             'unpaired': dict(observer.unpaired), 'faults': dict(self.faults)}

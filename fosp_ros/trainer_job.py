@@ -39,6 +39,7 @@ class Job:
         self.step, self.steps = 0, 0
         self.seconds = 0.0        # of training so far, as the worker counts them
         self.losses: dict[str, float] = {}
+        self.alignment: dict[str, object] = {}   # rank correlations before and after value pre-alignment
         self.started = time.monotonic()
         self._events: queue.SimpleQueue = queue.SimpleQueue()
         self._errors: list[str] = []
@@ -86,6 +87,8 @@ class Job:
                 self.step = int(event.get('step', self.step))
                 self.seconds = float(event.get('seconds', self.seconds))
                 self.losses = {k: float(v) for k, v in event.get('losses', self.losses).items()}
+            elif event.get('event') == 'align':
+                self.alignment = {k: v for k, v in event.items() if k.startswith('rho_')}
             events.append(event)
         if code is not None and self.state == RUNNING:
             if self._killed_at is not None:

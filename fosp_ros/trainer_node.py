@@ -43,6 +43,10 @@ PARAMETERS = (
     P('min_steps', 'int', 100, 'Replay steps needed before a fine-tune is accepted.', unit='steps', low=2,
       high=1000000),
     P('offline_data', 'string', '', 'Bag or folder of .npz episodes to mix with the new ones. Empty: none.'),
+    P('method', 'string', 'as_trained', "Method of a fine-tune, a file of config/ (see the algorithm's page). "
+      "as_trained: the model's own configuration.",
+      choices=('as_trained', 'bc', 'direct', 'dreamerv3', 'fosp', 'fosp_marvel', 'marvel', 'no_expectile',
+               'no_lagrangian', 'no_reachability', 'pex', 'safedreamer')),
     P('keep', 'int', 200, 'Episodes kept on disk; the oldest go first.', low=1, high=100000, read_only=True),
     P('keep_models', 'int', 10, 'Model versions kept on disk.', low=2, high=1000, read_only=True),
     P('seed', 'int', 0, 'Seed of the first job; each further job takes the next one.', low=0, high=2**31 - 1),
@@ -158,6 +162,8 @@ class TrainerNode(ManagedNode):
                          '--threads', str(p.threads), '--nice', str(p.nice)]
             if p.offline_data:
                 arguments += ['--offline', p.offline_data]
+            if p.method != 'as_trained':
+                arguments += ['--method', p.method]
             self.job = trainer_job.Job(name, arguments, threads=p.threads)
         except (FospError, OSError) as error:
             return f'the job cannot be started: {error}'
@@ -202,7 +208,7 @@ class TrainerNode(ManagedNode):
         if job.state == trainer_job.RUNNING:
             if events:
                 self._say(TRAINING, {'step': job.step, 'steps': job.steps, 'eta_s': f'{job.eta:.1f}',
-                                     **{k: f'{v:.5g}' for k, v in job.losses.items()}})
+                                     **{k: f'{v:.5g}' for k, v in job.losses.items()}, **job.alignment})
         elif job.state == trainer_job.DONE:
             self._say(CHECKING, {'step': job.step, 'steps': job.steps})
             self._adopt(job)
@@ -225,7 +231,7 @@ class TrainerNode(ManagedNode):
             self._finish(REFUSED, {'reason': str(error)})
             return
         seconds = time.monotonic() - self._asked_at
-        self._finish(PUBLISHED, {'version': stored.version, 'sha256': stored.sha256,
+        self._finish(PUBLISHED, {'version': stored.version, 'sha256': stored.sha256, **job.alignment,
                                  'parent': stored.manifest['parent'], 'fine_tune_s': f'{seconds:.2f}'})
 
     def _finish(self, phase: str, values: dict) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from fosp_core.agent import actor_loss, returns
+from fosp_core.agent import actor_loss, expansion, returns
 from fosp_core.agent.constraints import make_constraint
 from fosp_core.agent.networks import Actor, Critic, PercentileScale, Reachability, ema_update, frozen_copy
 from fosp_core.config import Config
@@ -39,16 +39,20 @@ class Agent(nn.Module):
 
     def __init__(self, contract: Contract, config: Config):
         super().__init__()
-        self.contract, self.config = contract, config
+        self.contract = contract
         net, action = config.network, contract.action.size
         self.world_model = WorldModel(contract, net, config.world_model)
         feature = self.world_model.rssm.feature_size
-        self.actor = Actor(feature, action, net)
-        self.q_reward = Critic(feature + action, net)
-        self.q_cost = Critic(feature + action, net)
-        self.v_reward = Critic(feature, net)
-        self.v_cost = Critic(feature, net)
-        self.reach = Reachability(feature, action, net)
+        self._assemble(config, Actor(feature, action, net), Critic(feature + action, net),
+                        Critic(feature + action, net), Critic(feature, net), Critic(feature, net),
+                        Reachability(feature, action, net))
+
+    def _assemble(self, config: Config, actor: nn.Module, q_reward: nn.Module, q_cost: nn.Module,
+                   v_reward: nn.Module, v_cost: nn.Module, reach: nn.Module) -> None:
+        """Take the trained networks; add their frozen and averaged copies, normalisers and multiplier."""
+        self.config = config
+        self.actor, self.q_reward, self.q_cost = actor, q_reward, q_cost
+        self.v_reward, self.v_cost, self.reach = v_reward, v_cost, reach
         self.offline_actor = frozen_copy(self.actor)
         self.q_reward_target = frozen_copy(self.q_reward)
         self.q_cost_target = frozen_copy(self.q_cost)
@@ -108,6 +112,16 @@ class Agent(nn.Module):
         with torch.no_grad():
             return 1.0 - self.reach_target(feature, action)
 
+    @torch.no_grad()
+    def online_share(self, feature: Tensor) -> Tensor:
+        """Mean probability with which expansion lets the online policy act; the modes compete: feature (N, F)."""
+        config = self.config.expansion
+        candidates = torch.stack([self.offline_actor(feature)[0], self.actor(feature)[0]], 1).clamp(-1.0, 1.0)
+        state = feature.unsqueeze(1).expand(-1, 2, -1)
+        cost = self.q_cost_target(state, candidates)
+        score = expansion.scores(self.q_reward_target(state, candidates), cost, config)
+        return expansion.probabilities(score, cost, self.reach(state, candidates), config)[:, 1].mean()
+
     def advantages(self, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A^r and A^c, each divided by its normaliser's scale, and Q^c; no gradient; each (...)."""
         with torch.no_grad():
@@ -116,11 +130,17 @@ class Agent(nn.Module):
             cost = (q_cost - self.v_cost(feature)) / self.cost_scale.scale
         return reward, cost, q_cost
 
-    def offline_actor_loss(self, feature: Tensor, action: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """-E_D[w log pi(a|s) + eta H] on dataset pairs: feature (M, F), action (M, A), mask (M,)."""
+    def offline_actor_loss(self, feature: Tensor, action: Tensor, mask: Tensor,
+                           generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """-E_D[w log pi(a|s) + eta H] on dataset pairs: feature (M, F), action (M, A), mask (M,).
+
+        u is that of the pair, or with `feasibility: state` P1's u(s): of an action drawn from the actor.
+        """
         cfg = self.config.behaviour
         advantage, cost_advantage, q_cost = self.advantages(feature, action)
-        feasible = self.feasibility(feature, action)
+        with torch.no_grad():
+            acted = self.actor.sample(feature, generator)[0] if cfg.feasibility == 'state' else action
+        feasible = self.feasibility(feature, acted)
         gate = (q_cost <= cfg.feasible_gate).to(q_cost.dtype) if cfg.feasible_gate >= 0 else None
         weight = actor_loss.offline_weight(feasible, advantage, cost_advantage, cfg.beta_reward, cfg.beta_cost,
                                            cfg.weight_form, gate, cfg.weight_clip)
@@ -154,12 +174,16 @@ class Agent(nn.Module):
         return -(rollout.weight[:-1] * (returned / self.reward_scale.scale + cfg.entropy * entropy)).mean()
 
     def predicted_cost(self, rollout: Rollout) -> Tensor:
-        """J_c: mean over starts of the summed u R^c along the rollout; differentiable in the actor."""
+        """J_c: mean over starts of the summed u R^c along the rollout; differentiable in the actor.
+
+        What is imagined after the end of an episode counts nothing.
+        """
         cfg = self.config.behaviour
         value = self.v_cost(rollout.feature)
         cost_return = returns.lambda_return(rollout.cost, rollout.cont, value, cfg.discount, cfg.lam)
         feasible = self.feasibility(rollout.feature[:-1].detach(), rollout.action[:-1].detach())
-        return (feasible * cost_return).sum(0).mean()
+        alive = (rollout.weight[:-1] > 0).to(cost_return.dtype)
+        return (alive * feasible * cost_return).sum(0).mean()
 
     def critic_loss(self, rollout: Rollout, feature: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
         """L_Q1 + L_Q2 (+ EMA regulariser) and the expectile losses of V, for reward and cost.
@@ -217,13 +241,7 @@ class Agent(nn.Module):
             violation = (rollout.cost >= cfg.cost_threshold).to(feature.dtype)
             bootstrap = self.reach_target(rollout.feature[-1], rollout.action[-1])
             imagined = returns.reach_rollout(violation, rollout.cont, bootstrap, cfg.reach_discount)
-            arrival = feature[:, 1:]
-            mean, std = self.actor(arrival)
-            noise = parallel.draw(torch.randn, mean.shape, generator).to(mean.device)
-            following = self.reach_target(arrival, mean + std * noise)
-            cont = 1.0 - batch['is_terminal'][:, 1:].to(feature.dtype)
-            data = returns.reach_windows((batch['cost'][:, 1:] > 0).to(feature.dtype), cont, following,
-                                         returns.last_of_window(batch['is_first']), cfg.reach_discount, cfg.reach_lam)
+            data = self.reach_data_target(feature, batch, self.actor.sample(feature[:, 1:], generator)[0])
         logits = self.reach.logit(feature[:, :-1], batch['action'][:, :-1], cfg.reach_dropout, generator)
         data_loss = F.binary_cross_entropy_with_logits(logits, data, reduction='none')
         loss = torch.zeros((), device=feature.device)
@@ -233,3 +251,14 @@ class Agent(nn.Module):
                 logits, imagined, reduction='none')).mean()
         loss = loss + returns.masked_mean(data_loss, returns.pair_mask(batch['is_first']))
         return loss, {'reach/loss': loss.detach(), 'reach/imagined': imagined.mean(), 'reach/data': data.mean()}
+
+    def reach_data_target(self, feature: Tensor, batch: dict[str, Tensor], following: Tensor) -> Tensor:
+        """Targets of p on dataset pairs, a' = `following` (B, T - 1, A) at the arrival states; (B, T - 1).
+
+        max(1[cost > 0], gamma_p cont p(s', a')), over several steps with `reach_lam`.
+        """
+        cfg = self.config.behaviour
+        cont = 1.0 - batch['is_terminal'][:, 1:].to(feature.dtype)
+        reached = self.reach_target(feature[:, 1:], following)
+        return returns.reach_windows((batch['cost'][:, 1:] > 0).to(feature.dtype), cont, reached,
+                                     returns.last_of_window(batch['is_first']), cfg.reach_discount, cfg.reach_lam)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fosp_core.config import ConstraintConfig
 
 _F64 = torch.float64
+_COUNTED = 1000  # identities of measured episodes that are kept
 
 
 class NoConstraint(nn.Module):
@@ -68,6 +69,14 @@ class _Multiplier(nn.Module):
         super().__init__()
         self.config = config
         self.register_buffer('multiplier', torch.zeros((), dtype=_F64))
+        self.register_buffer('counted', torch.zeros(_COUNTED, dtype=torch.int64))
+
+    def first_time(self, episode: int) -> bool:
+        """Note the identity (> 0) of an episode; False when it was counted before: replays hold it many times."""
+        if (self.counted == episode).any():
+            return False
+        self.counted.copy_(torch.cat([self.counted[1:], self.counted.new_tensor([episode])]))
+        return True
 
     @property
     def reward_scale(self) -> float:
@@ -120,10 +129,10 @@ class AdaptivePID(_Multiplier):
     def adapt(self, mean: float, deviation: float) -> None:
         """Scale the gains by the mean and (n - 1)-deviation of the last costs; clip to [K / bound, K bound]."""
         cfg = self.config
-        mean = max(mean, 1e-8)  # a window without cost must not divide by zero
-        over = (mean - cfg.cost_limit) / mean
+        # A window without cost must not divide by zero, nor count as an overshoot of a limit of zero.
+        over = (mean - cfg.cost_limit) / max(mean, 1e-8)
         factor = torch.tensor([1 + cfg.adapt_p * float(torch.tanh(torch.tensor(over, dtype=_F64))),
-                               1 + cfg.adapt_i * over, 1 + cfg.adapt_d * deviation / mean], dtype=_F64)
+                               1 + cfg.adapt_i * over, 1 + cfg.adapt_d * deviation / max(mean, 1e-8)], dtype=_F64)
         self.gains.copy_(torch.clamp(self.gains * factor, self.bounds[0], self.bounds[1]))
 
     @torch.no_grad()

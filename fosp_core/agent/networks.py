@@ -28,6 +28,13 @@ class Actor(nn.Module):
         mean, raw = self.output(self.hidden(feature)).chunk(2, -1)
         return torch.tanh(mean), 0.1 + 0.9 * torch.sigmoid(raw + 2.0)
 
+    def sample(self, feature: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Action (..., A) drawn from the policy, not clipped, and its log-density (...)."""
+        mean, std = self(feature)
+        noise = parallel.draw(torch.randn, mean.shape, generator).to(mean.device)
+        action = mean + std * noise
+        return action, torch.distributions.Normal(mean, std, validate_args=False).log_prob(action).sum(-1)
+
     def log_prob(self, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density of `action` and entropy, each (...)."""
         mean, std = self(feature)

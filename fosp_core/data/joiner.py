@@ -18,10 +18,14 @@ from fosp_core.data.episode import Episode
 from fosp_core.errors import ContractError
 
 ACTION, LABEL = 'action', 'label'
+POLICIES = ('offline', 'online')    # by index of policy expansion's candidates
 
 
 class Label(NamedTuple):
-    """What was received on arrival at an observation, the episode flags and the step counter."""
+    """What was received on arrival at an observation, the episode flags, the step counter, and which policy proposed.
+
+    `policy` is offline or online, or empty where no expansion chose; the action recorded is what was executed.
+    """
 
     reward: float
     cost: float
@@ -29,6 +33,7 @@ class Label(NamedTuple):
     is_last: bool
     is_terminal: bool
     step: int
+    policy: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,4 +285,10 @@ class EpisodeAssembler:
             is_terminal=np.array([s.label.is_terminal for s in steps], bool),
             stamp=np.array([s.stamp for s in steps], np.int64),
             step=np.array([s.label.step for s in steps], np.int64),
-            meta={'gap': True} if self._gap else {})
+            meta=({'gap': True} if self._gap else {}) | _who_acted(steps))
+
+
+def _who_acted(steps: list[Step]) -> dict:
+    # The last record's action is never executed.
+    known = [s.label.policy == POLICIES[1] for s in steps[:-1] if s.label.policy in POLICIES]
+    return {'online_share': round(sum(known) / len(known), 4)} if known else {}

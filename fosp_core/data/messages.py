@@ -79,6 +79,7 @@ def fill(contract: Contract, kind: str, message, stamp: int, value):
     """
     message.header.stamp.sec, message.header.stamp.nanosec = (int(part) for part in divmod(stamp, 1_000_000_000))
     if kind == LABEL:
+        message.header.frame_id = value.policy
         message.axes = _like(message.axes, 'f', (float(value.reward), float(value.cost)))
         message.buttons = _like(message.buttons, 'i', [int(getattr(value, name)) for name in BUTTONS])
         return message
@@ -185,4 +186,5 @@ def _label(message, where: str) -> Label:
         raise DataError(f'{where}: reward is {reward}, expected a finite number')
     if not (np.isfinite(cost) and cost >= 0.0):
         raise DataError(f'{where}: cost is {cost}, expected a finite number of 0 or more')
-    return Label(reward, cost, bool(buttons[0]), bool(buttons[1]), bool(buttons[2]), int(buttons[3]))
+    return Label(reward, cost, bool(buttons[0]), bool(buttons[1]), bool(buttons[2]), int(buttons[3]),
+                 str(message.header.frame_id))

@@ -3,8 +3,8 @@
 """The fine-tuning worker: `python -m fosp_core.train.finetune`. Started by the trainer node, or by hand.
 
 Takes a bundle and the robot's episodes, makes N gradient steps of the online phase, and writes a new bundle. Prints one
-JSON object per line on standard output: `{"event": "start"|"step"|"done", ...}`. Exit 0 and a bundle in --out, or
-exit 2, one line on standard error, and nothing written.
+JSON object per line on standard output: `{"event": "start"|"align"|"step"|"done", ...}`. Exit 0 and a bundle in --out,
+or exit 2, one line on standard error, and nothing written.
 """
 
 import argparse
@@ -21,49 +21,70 @@ def _say(event: str, **values) -> None:
     print(json.dumps({'event': event, **values}), flush=True)
 
 
-def load_learner(bundle, seed: int):
-    """Build a Learner from a bundle's config and weights, optimisers fresh."""
+def load_learner(bundle, seed: int, method: str | None = None, overrides: list[str] | None = None):
+    """Build a Learner from a bundle's weights and its configuration, changed as told; optimisers fresh.
+
+    Another kind of constraint starts from its own initial state; every other weight must fit.
+    """
     from safetensors.torch import load
 
     from fosp_core.config import Config
     from fosp_core.train.checkpoint import load_agent
     from fosp_core.train.learner import Learner
-    config = Config.from_dict(bundle.manifest['config'], f'{bundle.path}/manifest.json: config')
+    trained = Config.from_dict(bundle.manifest['config'], f'{bundle.path}/manifest.json: config')
+    config = trained.changed(overrides, method)
     learner = Learner(bundle.contract, config, seed=seed)
-    load_agent(learner, load(bundle.read('weights.safetensors')), f'{bundle.path}/weights.safetensors')
+    tensors = load(bundle.read('weights.safetensors'))
+    if config.constraint.kind != trained.constraint.kind:
+        tensors = {k: v for k, v in tensors.items() if not k.startswith('constraint.')}
+        tensors |= {f'constraint.{k}': v for k, v in learner.agent.constraint.state_dict().items()}
+    load_agent(learner, tensors, f'{bundle.path}/weights.safetensors')
     return learner
 
 
 def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: int, version: str | None = None,
-             holdout: float = 0.2, progress=None):
+             holdout: float = 0.2, progress=None, method: str | None = None, overrides: list[str] | None = None,
+             aligned=None, board=None):
     """Make `steps` online gradient steps from `bundle`; return the new Bundle at `out`.
 
     A part of the offline episodes is held out to calibrate the new model; where it holds no violating episode, the
-    parent's level is kept and the calibration says so.
+    parent's level is kept and the calibration says so. With `alignment.steps` in the configuration the critics are
+    aligned first (`fosp_core.train.align`) and `aligned` is called with its report; TrainingError when it refuses.
+    `board` is a TensorBoard writer that is given every step's metrics.
     """
     import numpy as np
+    import torch
 
     from fosp_core.data.replay import MixedReplay, Replay
     from fosp_core.data.store import data_hash
     from fosp_core.deploy.export import export_bundle, round_to_half
     from fosp_core.deploy.trained_on import KEY, listing
+    from fosp_core.train.align import pre_align
     from fosp_core.train.dataset import split
     from fosp_core.train.heldout import calibrate, heldout_metrics
     from fosp_core.train.pretrain import git_commit
-    learner = load_learner(bundle, seed)
-    parent_offline = learner.agent.offline_actor.state_dict()
-    learner.begin_online()
+    learner = load_learner(bundle, seed, method, overrides)
+    parent_offline, parent_online = learner.agent.offline_actor.state_dict(), learner.agent.actor.state_dict()
+    adapted = any(not torch.equal(v, parent_online[k]) for k, v in parent_offline.items())
+    learner.begin_online(adapted)
     # The first fine-tune freezes the offline policy; a later one must keep that one, not freeze the adapted policy.
     learner.agent.offline_actor.load_state_dict(parent_offline)
-    for episode in online:
-        learner.end_episode(float(episode.cost.sum()))
     training, held = split(offline, holdout)
+    alignment = {}
+    if learner.config.alignment.steps:
+        alignment = pre_align(learner, training, online, held)
+        if aligned:
+            aligned(alignment)
+    for episode in online:
+        learner.end_episode(float(episode.cost.sum()), 1 + int(data_hash([episode])[:15], 16))
     cfg = learner.config.train
     replay = MixedReplay(Replay(bundle.contract).extend(training), Replay(bundle.contract).extend(online),
                          cfg.online_fraction)
     metrics = {}
     for i in range(steps):
         metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
+        for key, value in metrics.items() if board else ():
+            board.add_scalar(key, value, bundle.manifest['steps'] + i + 1)
         if progress:
             progress(i + 1, metrics)
     agent = learner.agent
@@ -75,7 +96,11 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
         calibration['inherited_from'] = bundle.version
     total = bundle.manifest['steps'] + steps
     card = {'online_episodes': len(online), 'offline_episodes': len(training), 'online_steps': steps,
-            **{k: round(v, 6) for k, v in metrics.items()}}
+            'method': learner.config.method, **{k: round(v, 6) for k, v in metrics.items()},
+            **{f'align/{k}': v for k, v in alignment.items() if v is not None}}
+    shares = [e.meta['online_share'] for e in online if 'online_share' in e.meta]
+    if shares:  # of the robot's steps, the part that the online policy proposed
+        card['online_share'] = round(float(np.mean(shares)), 4)
     if held:
         card |= heldout_metrics(agent, held, calibration['reachability']['level'])
     version = version or f'{bundle.version.split("+")[0]}+{time.strftime("%Y%m%dT%H%M%S")}'
@@ -94,6 +119,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--steps', type=int, default=40)
     parser.add_argument('--out', required=True)
     parser.add_argument('--version', default=None)
+    parser.add_argument('--method', default=None, help="a method of config/ (default: the bundle's own configuration)")
+    parser.add_argument('--set', action='append', default=[], metavar='SECTION.KEY=VALUE', dest='overrides')
+    parser.add_argument('--tensorboard', default=None, metavar='DIR', help='TensorBoard files of every step')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--nice', type=int, default=10)
@@ -112,16 +140,27 @@ def main(argv: list[str] | None = None) -> int:
         online = load_episodes(args.episodes, bundle.contract)
         offline = load_dataset([args.offline], bundle.contract) if args.offline else []
         _say('start', steps=args.steps, online=len(online), offline=len(offline))
-        started = time.monotonic()
+        began = started = time.monotonic()
+
+        def aligned(report: dict) -> None:
+            nonlocal started
+            _say('align', seconds=round(time.monotonic() - began, 2), **report)
+            started = time.monotonic()  # what is left is reckoned from the steps alone
 
         def progress(step: int, metrics: dict) -> None:
             _say('step', step=step, steps=args.steps, seconds=round(time.monotonic() - started, 2),
                  losses={k: round(v, 5) for k, v in metrics.items() if k.endswith('loss')})
 
+        board = None
+        if args.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+            board = SummaryWriter(args.tensorboard)
         new = finetune(bundle, online, offline, Path(args.out), args.steps, args.seed, args.version,
-                       progress=progress)
+                       progress=progress, method=args.method, overrides=args.overrides, aligned=aligned, board=board)
+        if board:
+            board.close()
         _say('done', version=new.version, sha256=new.sha256, path=str(new.path),
-             seconds=round(time.monotonic() - started, 2))
+             seconds=round(time.monotonic() - began, 2))
         return 0
     except FospError as error:
         print(f'error: {error}', file=sys.stderr)

@@ -52,20 +52,28 @@ class Learner:
             for group in optimizer.param_groups:
                 group['lr'] = factor * self._lr[name]
 
-    def begin_online(self) -> None:
-        """Freeze the offline policy and go on with the online phase's losses."""
+    def begin_online(self, adapted: bool = False) -> None:
+        """Freeze the offline policy and go on with the online phase's losses.
+
+        With `expansion.init: fresh` the online policy starts anew, unless it is `adapted` already.
+        """
         seed = None
-        if self.config.expansion.init == 'fresh':
+        if self.config.expansion.init == 'fresh' and not adapted:
             seed = int(torch.randint(2 ** 31, (), generator=self.generator))
             self.optimizers['actor'].state.clear()  # moments of another network
         self.agent.freeze_offline(seed)
         self.online = True
         self.scale_lr(self.config.expansion.online_lr_scale)
 
-    def end_episode(self, cost: float) -> None:
-        """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others)."""
-        if self.agent.constraint.per_episode:
-            self.agent.constraint.update(cost)
+    def end_episode(self, cost: float, identity: int | None = None) -> None:
+        """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others).
+
+        `identity` (> 0) keeps an episode that is seen again by the next fine-tune from being counted twice; without one
+        it is counted.
+        """
+        constraint = self.agent.constraint
+        if constraint.per_episode and (identity is None or constraint.first_time(identity)):
+            constraint.update(cost)
 
     def to_device(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Numpy batch -> tensors on the device."""
@@ -133,9 +141,12 @@ class Learner:
         else:
             mask = (1.0 - batch['is_first'][:, 1:].to(feature.dtype)).flatten()
             loss, metrics = agent.offline_actor_loss(feature[:, :-1].flatten(0, 1),
-                                                     batch['action'][:, :-1].flatten(0, 1), mask)
-            if self.online:
+                                                     batch['action'][:, :-1].flatten(0, 1), mask,
+                                                     self.generator)
+            if self.online and expansion.online_weight != 'none':
                 loss = expansion.online_in_sample * loss + agent.online_actor_loss(rollout)
+            if self.online and expansion.enabled:
+                metrics['expansion/online_share'] = agent.online_share(feature[:, -1])
         if constrained:
             cost = parallel.global_value(agent.predicted_cost(rollout))
             loss = agent.constraint.reward_scale * loss + agent.constraint.penalty(cost)

@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bags', nargs='+', metavar='BAG', help='rosbag2, packed or .npz folder')
     parser.add_argument('--out', required=True, help='run folder: checkpoints, TensorBoard, the bundle')
     parser.add_argument('--preset', default='small', help='config/preset_<name>.yaml or a path (default small)')
+    parser.add_argument('--method', default=None, metavar='NAME',
+                        help='config/method_<name>.yaml laid over the preset: a baseline, an ablation (default: none)')
     parser.add_argument('--contract', default=None, help='contract YAML (default config/contract_safereach.yaml)')
     parser.add_argument('--steps', type=int, default=None, help="gradient steps (default: the preset's)")
     parser.add_argument('--seed', type=int, default=None)
@@ -68,7 +70,7 @@ def _run(args: argparse.Namespace, device: str) -> int:
     overrides = list(args.overrides)
     overrides += [f'train.steps={args.steps}'] if args.steps is not None else []
     overrides += [f'train.seed={args.seed}'] if args.seed is not None else []
-    config = Config.load(args.preset, overrides)
+    config = Config.load(args.preset, overrides, args.method)
     contract = Contract.load(args.contract or config_file('contract_safereach.yaml'))
     check_shares(config)
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fosp_core.contract import CameraSpec
+from fosp_core.data import bag, messages
 from fosp_core.data.joiner import EpisodeAssembler, Label, StepJoiner, kinds
 from fosp_core.errors import ContractError
 
@@ -248,3 +249,17 @@ def test_whatever_is_lost_no_episode_crosses_a_gap(contract, make_episodes, dama
         np.testing.assert_array_equal(back.images['image'], source.images['image'][part])
         entire = at == 0 and len(back) == len(source)
         assert entire or back.meta == {'gap': True} or part.stop < len(source)
+
+
+def test_who_proposed_is_kept_as_a_share_of_the_episode(contract, make_episode):
+    """The label's frame says which policy acted; the last record's action is never executed, and some are unknown."""
+    episode = make_episode(6)
+    policies = ['online', 'offline', '', 'online', 'online', 'offline']
+    made = [(k, s, p._replace(policy=policies[p.step - int(episode.step[0])]) if k == 'label' else p)
+            for k, s, p in stream([episode])]
+    _, back = assemble(contract, join(contract, made)[1])
+    assert [e.meta for e in back] == [{'online_share': 0.75}]
+    for policy in policies[:3]:
+        label = Label(0.5, 0.0, True, False, False, 3, policy)
+        message = messages.fill(contract, 'label', bag.blank(messages.LABEL_TYPE), 10 ** 9, label)
+        assert messages.payload(contract, 'label', message) == (10 ** 9, label)

@@ -51,10 +51,27 @@ def test_augmented_lagrangian_grows_as_computed():
             assert alm.penalty_factor.item() == pytest.approx(5.00005e-9, rel=1e-9)
         if step == 2:
             assert alm.multiplier.item() == pytest.approx(1.1000005e-6, rel=1e-9)
+        if step == 3:
+            assert alm.multiplier.item() == pytest.approx(1.1500015e-6, rel=1e-9)
         if step == 1000:
             assert alm.multiplier.item() == pytest.approx(5.12506e-5, rel=1e-5)
     assert phis == pytest.approx([1.025e-5, 1.07500025e-5], rel=1e-8)
     assert alm.multiplier.item() == pytest.approx(5.26852e-4, rel=1e-5)
+
+    def closed(n: int) -> float:
+        return 1e-6 + 10 * 5e-9 * ((1 + 1e-5) ** n - 1) / 1e-5
+
+    # The recursion is the closed form, which then says where half a million steps lead.
+    assert alm.multiplier.item() == pytest.approx(closed(10000), rel=1e-9)
+    assert (closed(100_000), closed(500_000)) == pytest.approx((8.59234e-3, 0.737048), rel=1e-5)
+
+
+def test_penalty_factor_never_falls_and_stops_at_its_cap():
+    alm, seen = AugmentedLagrangian(ConstraintConfig(penalty_init=0.9, penalty_growth=0.05)), []
+    for _ in range(5):
+        alm.update(-1.0)
+        seen.append(alm.penalty_factor.item())
+    assert seen == sorted(seen) and seen[0] == pytest.approx(0.945) and seen[-1] == 1.0
 
 
 @pytest.mark.parametrize(('lam', 'c', 'g', 'phi', 'new'), [(1, 0.5, -3, -1, 0), (1, 0.5, -1, -0.75, 0.5),
@@ -119,6 +136,12 @@ def test_gains_rise_from_the_first_overshoot_and_survive_no_cost():
     pid = AdaptivePID(APID)
     pid.update(0.0)
     assert torch.isfinite(pid.gains).all() and pid.gains[1].item() == pytest.approx(1e-5)
+    # A limit of zero that is kept is no overshoot: the gains stay.
+    pid = AdaptivePID(ConstraintConfig(kind='apid', cost_limit=0, gain_p=1e-4, gain_i=1e-4, gain_d=1e-4))
+    pid.update(0.0)
+    assert pid.gains.tolist() == [1e-4] * 3 and pid.multiplier == 0
+    pid.update(1.0)
+    assert pid.gains[0] > 1e-4 and pid.multiplier > 0
 
 
 NO_GATE = ExpansionConfig(reach_gate=-1.0)

@@ -110,6 +110,9 @@ def test_an_episode_is_proposed_recorded_and_joined_with_the_executed_command(pa
         assert np.array_equal(first.action[k], expected)
         assert robot.proposed[int(stamp)] == pytest.approx(2 * sent.x)
     assert (first.action[-1] == 0).all()
+    # Which policy proposed is on every label but the last, whose action is never executed.
+    policies = [s.label.policy for s in robot.steps[:6]]
+    assert set(policies[:5]) <= {'offline', 'online'} and first.meta['online_share'] == policies[:5].count('online') / 5
     rng = np.random.default_rng(int(first.stamp[3]))
     assert np.allclose(first.vectors['ee_pose'][3], rng.random(3)), 'pose of another tick'
     assert np.array_equal(first.images['image'][3], rng.integers(0, 255, (64, 64, 3), np.uint8))
