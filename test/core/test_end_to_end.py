@@ -138,7 +138,7 @@ def test_twenty_mixed_episodes_make_a_better_and_safer_policy(tmp_path):
     # Offline: no environment step is taken.
     taken = Plane.steps_taken
     learner = Learner(CONTRACT, config)
-    train_loop(learner, Replay(CONTRACT).extend(data), tmp_path, {})
+    train_loop(learner, Replay(CONTRACT).extend(data), tmp_path, {'data_hash': 'plane'})
     assert Plane.steps_taken == taken
     losses = [m['model/loss'] for m in map(json.loads, (tmp_path / 'metrics.jsonl').read_text().splitlines())
               if 'model/loss' in m]
