@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from fosp_core.agent.agent import Agent
 from fosp_core.config import Config
 from fosp_core.contract import Contract
 from fosp_core.errors import TrainingError
@@ -19,7 +20,7 @@ from fosp_core.paths import config_file
 from fosp_core.train import execution
 from fosp_core.train.bench_step import random_replay
 from fosp_core.train.learner import Learner, frozen
-from fosp_core.world_model.model import States, WorldModel
+from fosp_core.world_model.model import States
 
 CONTRACT = Contract.load(config_file('contract_safereach.yaml'))
 TINY = ['behaviour.horizon=3', 'train.batch=4', 'train.length=6', 'behaviour.ema_regulariser=1.0']
@@ -262,17 +263,16 @@ def test_generated_code_is_the_eager_step():
     torch._dynamo.reset()
 
 
-def test_larger_presets_load():
+def test_larger_presets_are_larger():
     """Sizes alone: no memory is taken for them here."""
-    sizes = {}
-    contract = Contract.load(config_file('contract_two_cameras.yaml'))
-    for name in ('fosp', 'large', 'xlarge'):
+    sizes = []
+    for name in ('debug', 'small', 'fosp', 'medium', 'large', 'xlarge'):
         config = Config.load(name)
-        assert config.contract == 'two_cameras'
         with torch.device('meta'):
-            model = WorldModel(contract, config.network, config.world_model)
-        sizes[name] = sum(p.numel() for p in model.parameters())
-    assert sizes['fosp'] * 2 < sizes['large'] and sizes['large'] * 2 < sizes['xlarge'], sizes
+            agent = Agent(CONTRACT, config)
+        sizes.append(sum(p.numel() for p in agent.parameters()))
+    assert all(1.3 * a < b for a, b in zip(sizes, sizes[1:])), sizes
+    assert Config.load('fosp').contract == 'two_cameras'
 
 
 def test_captured_graph_refuses_other_shapes_and_its_own_graphs():
