@@ -139,7 +139,7 @@ class TrainConfig:
     online_fraction: float = 0.5
     precision: str = 'float32'       # float32 | bfloat16 (products of the forward passes; weights stay float32)
     bf16_on_cpu: bool = False        # bfloat16 is hopelessly slow on most CPUs, and refused there
-    compile: str = 'none'            # none | default | reduce-overhead: torch.compile of networks and recurrent steps
+    compile: bool = False            # torch.compile of networks and recurrent steps
     cuda_graph: bool = False         # the whole gradient step as one CUDA graph
 
 

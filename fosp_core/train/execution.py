@@ -16,45 +16,50 @@ from torch import Tensor, nn
 from fosp_core.agent.agent import Agent
 from fosp_core.config import TrainConfig
 from fosp_core.errors import TrainingError
+from fosp_core.nn import parallel
 
 PRECISIONS = ('float32', 'bfloat16')
-COMPILE_MODES = ('none', 'default', 'reduce-overhead')
+EXECUTIONS = {'eager': {'compile': False, 'cuda_graph': False}, 'compile': {'compile': True, 'cuda_graph': False},
+              'graph': {'compile': False, 'cuda_graph': True}, 'compile+graph': {'compile': True, 'cuda_graph': True}}
 WARM_UP = 3  # eager steps before a capture: libraries and optimisers allocate in the first ones
 
 
 def as_device(name: str) -> torch.device:
-    """Torch's device of that name; raise TrainingError for a name that is none."""
+    """Torch's device of that name; raise TrainingError for a name that is none, or one that is not here."""
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
-        raise TrainingError(f'device {name}: expected cpu, cuda or cuda:N') from None
+        device = None
+    if device is None or device.type not in ('cpu', 'cuda'):
+        raise TrainingError(f'device {name}: expected cpu, cuda or cuda:N')
+    if device.type == 'cuda':
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise TrainingError(f'device {name}: torch sees no GPU here; expected cpu')
+        if device.index is not None and device.index >= count:
+            raise TrainingError(f'device {name}: torch sees {count} GPUs here; expected cuda:0 to cuda:{count - 1}')
+    return device
 
 
 def check(config: TrainConfig, device: torch.device) -> None:
     """Raise TrainingError, in one line that says what to do, for a choice that this machine cannot serve."""
-    for key, choices in (('precision', PRECISIONS), ('compile', COMPILE_MODES)):
-        if getattr(config, key) not in choices:
-            raise TrainingError(f'train.{key} {getattr(config, key)!r}, expected one of {", ".join(choices)}')
-    if device.type not in ('cpu', 'cuda'):
-        raise TrainingError(f'device {device}: expected cpu, cuda or cuda:N')
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise TrainingError(f'device {device}: torch sees no GPU here; expected cpu')
+    if config.precision not in PRECISIONS:
+        raise TrainingError(f'train.precision {config.precision!r}, expected one of {", ".join(PRECISIONS)}')
     if config.precision == 'bfloat16' and device.type == 'cpu' and not config.bf16_on_cpu:
         raise TrainingError('train.precision bfloat16 is many times slower than float32 on a CPU; '
                             'set train.bf16_on_cpu=true if you mean it')
-    if config.cuda_graph:
-        if device.type != 'cuda':
-            raise TrainingError(f'train.cuda_graph needs a GPU, the device is {device}')
-        if config.compile == 'reduce-overhead':
-            raise TrainingError('train.compile reduce-overhead makes CUDA graphs of its own; with train.cuda_graph '
-                                'expected default or none')
-    if config.compile != 'none':
+    if config.cuda_graph and device.type != 'cuda':
+        raise TrainingError(f'train.cuda_graph needs a GPU, the device is {device}')
+    if config.cuda_graph and parallel.size() > 1:
+        raise TrainingError(f'train.cuda_graph: what {parallel.size()} processes tell each other cannot be captured; '
+                            f'expected false')
+    if config.compile:
         if device.type == 'cuda' and importlib.util.find_spec('triton') is None:
-            raise TrainingError(f'train.compile {config.compile}: Python module triton is not installed')
+            raise TrainingError('train.compile: Python module triton is not installed')
         compiler = os.environ.get('CXX', 'g++')
         if device.type == 'cpu' and not (shutil.which(compiler) or shutil.which('clang++')):
-            raise TrainingError(f'train.compile {config.compile}: no C++ compiler ({compiler}) found; install one, or '
-                                f'set train.compile=none')
+            raise TrainingError(f'train.compile: no C++ compiler ({compiler}) found; install one, or set '
+                                f'train.compile=false')
 
 
 class Programs:
@@ -63,7 +68,7 @@ class Programs:
     Exporter, calibration and feature extraction run with shapes of their own, and would compile for each of them.
     """
 
-    def __init__(self, agent: Agent, mode: str):
+    def __init__(self, agent: Agent):
         from torch import _dynamo
         # One program for each network and shape; beyond the limit torch would silently go on without compiling.
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, 256)
@@ -75,8 +80,8 @@ class Programs:
             agent.q_cost.net, agent.v_reward.net, agent.v_cost.net, agent.reach.net, agent.q_reward_target.net,
             agent.q_cost_target.net, agent.reach_target.net]
         # `Module.compile` in pieces: it would leave the compiled form in force.
-        self._calls = [torch.compile(m._call_impl, mode=mode, dynamic=False) for m in self._modules]
-        self._steps = {name: torch.compile(getattr(self._rssm, name), mode=mode, dynamic=False)
+        self._calls = [torch.compile(m._call_impl, dynamic=False) for m in self._modules]
+        self._steps = {name: torch.compile(getattr(self._rssm, name), dynamic=False)
                        for name in ('filter_step', 'imagine_step')}
 
     def __enter__(self):

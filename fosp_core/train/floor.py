@@ -3,19 +3,24 @@
 """The floor of a gradient step: its operations, counted on the real update, at the rates that this machine reaches.
 
 Counted twice: as the equations stand (latents dense), and as executed (latents as column numbers, if the learner keeps
-them so). Rates: torch's own float32 matrix product, the fastest of those at hand, and a convolution of the encoder,
-forward and backward.
+them so). Rates: torch's own matrix product, the fastest of those at hand, and a convolution of the encoder, forward and
+backward; in the precision of the configuration. On a GPU there is a second floor, the time that its kernels take.
 """
 
 import contextlib
+import dataclasses
 import statistics
 import time
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
+from fosp_core.config import Config
+from fosp_core.contract import Contract
 from fosp_core.nn import products
+from fosp_core.train import execution
 from fosp_core.train.learner import Learner
 
 _SIDE, _PICTURES = 2048, 64
@@ -73,18 +78,18 @@ def _rate(flop: float, function, repeat: int = 7) -> float:
 
 def rates(learner: Learner) -> dict[str, float]:
     """GFLOP/s of torch's product, of the best one, and of the encoder's third convolution with both its gradients."""
-    device = learner.device
-    a, b = (torch.randn(_SIDE, _SIDE, device=device) for _ in range(2))
+    place = {'device': learner.device, 'dtype': getattr(torch, learner.config.train.precision)}
+    a, b = (torch.randn(_SIDE, _SIDE, **place) for _ in range(2))
     flop = 2 * _SIDE ** 3
     with torch.no_grad():
         found = {'matmul': _rate(flop, lambda: F.linear(a, b))}
         found['matmul_best'] = max(found['matmul'], _rate(flop, lambda: products.product(a, b)))
     net = learner.config.network
     m = net.cnn_multipliers
-    weight = torch.randn(net.cnn_depth * m[2], net.cnn_depth * m[1], 4, 4, device=device)
+    weight = torch.randn(net.cnn_depth * m[2], net.cnn_depth * m[1], 4, 4, **place)
     weight = weight.contiguous(memory_format=torch.channels_last).requires_grad_()
     size = learner.contract.cameras[0].height // 4
-    x = torch.randn(_PICTURES, weight.shape[1], size, size, device=device)
+    x = torch.randn(_PICTURES, weight.shape[1], size, size, **place)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
 
     def convolve():
@@ -95,20 +100,35 @@ def rates(learner: Learner) -> dict[str, float]:
     return found | {'convolution': _rate(flop, convolve)}
 
 
-def measure(learner: Learner, batch: dict, seconds: float) -> dict[str, float]:
-    """Operations, rates, floors in seconds, and floor / `seconds`; makes two updates.
+def measure(contract: Contract, config: Config, device: str, batch: dict) -> dict[str, float]:
+    """Operations, rates, and floors in seconds; makes two updates of a learner of its own, eager ones.
 
-    `fraction` is of the floor that the issue of speed is about: the equations' operations at the rate of torch's own
-    product. `fraction_best` takes the fastest product instead, `fraction_executed` also the operations really done.
+    `floor_seconds` is the equations' operations at the rate of torch's own product; `_best` takes the fastest product
+    instead, `_executed` also the operations really done.
     """
+    plain = dataclasses.replace(config.train, **execution.EXECUTIONS['eager'])
+    learner = Learner(contract, dataclasses.replace(config, train=plain), device)
     with as_written(learner):
-        dense, convolutions = count(learner, batch)
-    executed, _ = count(learner, batch)
+        dense, convolutions = count(learner, dict(batch))
+    executed, _ = count(learner, dict(batch))
     rate = rates(learner)
     floors = {'': dense / rate['matmul'], '_best': dense / rate['matmul_best'],
               '_executed': executed / rate['matmul_best']}
-    floors = {k: (v + convolutions / rate['convolution']) / 1e9 for k, v in floors.items()}
     return {'tflop_matmul': dense / 1e12, 'tflop_matmul_executed': executed / 1e12,
             'tflop_convolution': convolutions / 1e12, **{f'gflops_{k}': v for k, v in rate.items()},
-            **{f'floor_seconds{k}': v for k, v in floors.items()},
-            **{f'fraction{k}': v / seconds for k, v in floors.items()}}
+            **{f'floor_seconds{k}': (v + convolutions / rate['convolution']) / 1e9 for k, v in floors.items()}}
+
+
+def fractions(limits: dict[str, float], seconds: float) -> dict[str, float]:
+    """How much of a step of `seconds` each of the floors in `limits` is."""
+    return {k.replace('floor_seconds', 'fraction'): v / seconds for k, v in limits.items()
+            if k.startswith('floor_seconds')}
+
+
+def kernel_seconds(learner: Learner, batch: dict) -> float:
+    """Time that the GPU's kernels take in one update, without the gaps between them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        learner.update(batch)
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in profiler.key_averages()
+               if event.device_type == DeviceType.CUDA and not event.is_user_annotation) / 1e6

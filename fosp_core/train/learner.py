@@ -57,10 +57,10 @@ class Learner:
         wm, bh, run = config.world_model, config.behaviour, config.train
         agent = self.agent
         # Wide latents as column numbers, products with them as sums of columns: less work for a CPU, not for a GPU.
-        self.columns = (self.device.type == 'cpu' and run.precision == 'float32' and run.compile == 'none'
+        self.columns = (self.device.type == 'cpu' and run.precision == 'float32' and not run.compile
                         and config.network.stoch * config.network.classes >= COLUMNS_FROM)
-        self._programs = contextlib.nullcontext() if run.compile == 'none' else execution.Programs(agent, run.compile)
-        self._forget_graph()
+        self._programs = execution.Programs(agent) if run.compile else contextlib.nullcontext()
+        self.forget_graph()
         self.critics = [agent.q_reward, agent.q_cost, agent.v_reward, agent.v_cost]
         critic_parameters = [p for c in self.critics for p in c.parameters()]
         self._lr = {'world_model': wm.lr, 'actor': bh.lr, 'critic': bh.lr, 'reach': bh.lr * bh.reach_lr_scale}
@@ -84,7 +84,7 @@ class Learner:
                 else:
                     group['lr'] = factor * self._lr[name]
 
-    def _forget_graph(self) -> None:
+    def forget_graph(self) -> None:
         """Record the step anew: what was constant in a captured one has changed."""
         self._execute = self._step
         if self.config.train.cuda_graph:
@@ -99,13 +99,13 @@ class Learner:
         self.agent.freeze_offline(seed)
         self.online = True
         self.scale_lr(self.config.expansion.online_lr_scale)
-        self._forget_graph()
+        self.forget_graph()
 
     def end_episode(self, cost: float) -> None:
         """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others)."""
         if self.agent.constraint.per_episode:
             self.agent.constraint.update(cost)
-            self._forget_graph()
+            self.forget_graph()
 
     def to_device(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Numpy batch -> tensors on the device."""
