@@ -131,13 +131,16 @@ def profile(learner, batch) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from fosp_core.train import options
+    options.wait_asleep()
+
     import torch
 
     from fosp_core.config import Config
     from fosp_core.contract import Contract
     from fosp_core.io import write_json
     from fosp_core.paths import config_file
-    from fosp_core.train import execution, floor, memory, options
+    from fosp_core.train import execution, floor, memory
     from fosp_core.train.learner import Learner
     options.at_least('--steps', args.steps, 1)
     options.use_threads(args.threads)

@@ -3,6 +3,9 @@
 """Values on the command lines of training and benchmarks: refused in one line, before anything is computed."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -24,6 +27,21 @@ def pack(tmp_path_factory, contract, make_episodes):
     path = tmp_path_factory.mktemp('data') / 'pack'
     write_pack(path, contract, make_episodes([8] * 10, violation=True))
     return str(path)
+
+
+@pytest.mark.parametrize('command', ['pretrain x --out y --threads 0', 'bench step --threads 0'])
+def test_threads_are_told_to_sleep_before_torch_is_there(command):
+    """Torch reads it when it is loaded; a value from outside stands."""
+    code = ("import sys, builtins, os; from fosp_core import cli; real = builtins.__import__\n"
+            "def watch(name, *a, **k):\n"
+            "    if name == 'torch' and 'torch' not in sys.modules:\n"
+            "        print(os.environ.get('OMP_WAIT_POLICY')); sys.stdout.flush(); os._exit(0)\n"
+            "    return real(name, *a, **k)\n"
+            f"builtins.__import__ = watch; cli.main({command.split()!r})")
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    for given, expected in (({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE')):
+        done = subprocess.run([sys.executable, '-c', code], env=env | given, capture_output=True, text=True)
+        assert done.stdout.split() == [expected], done
 
 
 def refused(capsys, argv, line):
