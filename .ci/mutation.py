@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutation testing of `fosp_core/safety` (`make mutation`): is there a test that notices each small change?
 
-mutmut works in a copy of the checkout under --out, with `.ci/mutmut.cfg` as its setup.cfg; what was done there before is
-kept, `--fresh` begins anew. Prints the survivors as differences. Exit code 1 when fewer than --least are killed.
+mutmut works in a copy of the checkout under --out, with `.ci/mutmut.cfg` as its setup.cfg; what was done there before
+is kept, `--fresh` begins anew. Prints the survivors as differences. Exit code 1 when fewer than --least are killed.
 """
 
 import argparse

@@ -162,6 +162,10 @@ class TrainConfig:
     log_every: int = 50
     save_every: int = 500
     online_fraction: float = 0.5
+    precision: str = 'float32'       # float32 | bfloat16 (products of the forward passes; weights stay float32)
+    bf16_on_cpu: bool = False        # bfloat16 is hopelessly slow on most CPUs, and refused there
+    compile: bool = False            # torch.compile of networks and recurrent steps
+    cuda_graph: bool = False         # the whole gradient step as one CUDA graph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +175,7 @@ class Config:
     name: str = 'fosp'
     method: str = 'fosp'             # the overlay config/method_<name>.yaml that was applied
     replaced: dict = dataclasses.field(default_factory=dict)     # what that overlay took the place of
+    contract: str = 'safereach'      # what the preset was made for, config/contract_<contract>.yaml: for benchmarks
     network: NetworkConfig = NetworkConfig()
     world_model: WorldModelConfig = WorldModelConfig()
     behaviour: BehaviourConfig = BehaviourConfig()

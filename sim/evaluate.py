@@ -138,7 +138,7 @@ def row(task: str, phase: str, results: list[Result]) -> dict:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp evaluate`."""
     parser.add_argument('--suite', choices=SUITES, default='safereach', help='environments (default: safereach)')
-    parser.add_argument('--model', metavar='DIR', help='model bundle, also the filter\'s (default: models/safereach)')
+    parser.add_argument('--model', metavar='DIR', help="model bundle, also the filter's (default: models/safereach)")
     parser.add_argument('--task', action='append', metavar='T',
                         help=f'{", ".join(TASKS)} or all; may be repeated (default: standard)')
     parser.add_argument('--episodes', type=int, default=100, metavar='N', help='per task and policy (default: 100)')

@@ -18,7 +18,7 @@ from fosp_core.agent.networks import Actor, Critic, PercentileScale, Reachabilit
 from fosp_core.config import Config
 from fosp_core.contract import Contract
 from fosp_core.nn import parallel
-from fosp_core.nn.distributions import gumbel_like
+from fosp_core.nn.onehot import Feature, Path, stack
 from fosp_core.world_model.model import States, WorldModel
 
 
@@ -26,12 +26,17 @@ from fosp_core.world_model.model import States, WorldModel
 class Rollout:
     """Imagined steps: feature (H + 1, N, F), action (H + 1, N, A), and reward, cost, cont (H, N) at arrival."""
 
-    feature: Tensor
+    feature: Tensor | Feature | Path
     action: Tensor
     reward: Tensor
     cost: Tensor
     cont: Tensor
     weight: Tensor  # (H + 1, N)
+    cost_value: Tensor | None = None  # V^c at all states (H + 1, N), once computed
+
+    def detach(self) -> 'Rollout':
+        """The same numbers as constants."""
+        return Rollout(*(None if x is None else x.detach() for x in vars(self).values()))
 
 
 class Agent(nn.Module):
@@ -89,21 +94,25 @@ class Agent(nn.Module):
         n, size = deter.shape[0], self.contract.action.size
         shape = (cfg.horizon + 1, n, size)
         noise = parallel.draw(torch.randn, shape, generator, axis=1).to(deter.device)
-        gumbel = gumbel_like((cfg.horizon, n, model.rssm.stoch, model.rssm.classes), generator, deter.device, axis=1)
+        uniform = parallel.draw(torch.rand, (cfg.horizon, n, model.rssm.stoch), generator, axis=1).to(deter.device)
         features, actions = [], []
         for t in range(cfg.horizon + 1):
-            feature = torch.cat([deter, stoch], -1)
+            feature = States(deter, stoch).feature
             mean, std = self.actor(feature.detach())
             action = mean + std * noise[t]
             features.append(feature)
             actions.append(action)
             if t < cfg.horizon:
-                deter, stoch = model.rssm.imagine_step(deter, stoch, action, gumbel[t])
-        feature, action = torch.stack(features), torch.stack(actions)
+                deter, stoch = model.rssm.imagine_step(deter, stoch, action, uniform[t])
+        feature, action = stack(features), torch.stack(actions)
         arrival = feature[1:]
-        predicted = model.predict_cont(arrival).detach()
-        weight = returns.rollout_weight(torch.cat([cont.unsqueeze(0), predicted]), cfg.discount)
-        return Rollout(feature, action, model.predict_reward(arrival), model.predict_cost(arrival), predicted, weight)
+        differentiable = torch.is_grad_enabled() and cfg.actor_objective == 'dynamics'
+        with torch.set_grad_enabled(differentiable):
+            reward = model.predict_reward(arrival if differentiable else arrival.detach())
+        with torch.no_grad():
+            predicted = model.predict_cont(arrival.detach())
+            weight = returns.rollout_weight(torch.cat([cont.unsqueeze(0), predicted]), cfg.discount)
+        return Rollout(feature, action, reward, model.predict_cost(arrival), predicted, weight)
 
     def feasibility(self, feature: Tensor, action: Tensor) -> Tensor:
         """u = 1 - p(s, a), detached; 1 everywhere without reachability."""
@@ -179,7 +188,7 @@ class Agent(nn.Module):
         What is imagined after the end of an episode counts nothing.
         """
         cfg = self.config.behaviour
-        value = self.v_cost(rollout.feature)
+        value = rollout.cost_value = self.v_cost(rollout.feature)
         cost_return = returns.lambda_return(rollout.cost, rollout.cont, value, cfg.discount, cfg.lam)
         feasible = self.feasibility(rollout.feature[:-1].detach(), rollout.action[:-1].detach())
         alive = (rollout.weight[:-1] > 0).to(cost_return.dtype)
@@ -201,7 +210,9 @@ class Agent(nn.Module):
                   cfg.cost_expectile))
         for name, q, q_target, v, scale, signal, expectile in sides:
             with torch.no_grad():
-                imagined = returns.lambda_return(signal, rollout.cont, v(rollout.feature), cfg.discount, cfg.lam)
+                known = rollout.cost_value if v is self.v_cost else None
+                value = v(rollout.feature) if known is None else known
+                imagined = returns.lambda_return(signal, rollout.cont, value, cfg.discount, cfg.lam)
                 scale.update(imagined)
                 data = batch[name][:, 1:] + cfg.discount * cont * v(arrival)
             weight = rollout.weight[:-1]

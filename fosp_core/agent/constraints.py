@@ -52,12 +52,12 @@ class AugmentedLagrangian(nn.Module):
         return value.to(cost.dtype)
 
     @torch.no_grad()
-    def update(self, cost: float) -> None:
-        """One multiplier step on the mean predicted cost-to-go."""
-        g = float(cost) - self.config.cost_limit
+    def update(self, cost: float | Tensor) -> None:
+        """One multiplier step on the mean predicted cost-to-go; does not wait for a device."""
+        g = torch.as_tensor(cost, dtype=_F64, device=self.multiplier.device) - self.config.cost_limit
         self.multiplier.copy_((self.multiplier + self.penalty_factor * g).clamp(min=0.0))
         grown = self.penalty_factor * (1.0 + self.config.penalty_growth)
-        self.penalty_factor.copy_(grown.clamp(min=self.penalty_factor.item(), max=self.config.penalty_max))
+        self.penalty_factor.copy_(torch.maximum(grown, self.penalty_factor).clamp(max=self.config.penalty_max))
 
 
 class _Multiplier(nn.Module):

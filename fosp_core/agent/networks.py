@@ -9,23 +9,19 @@ from torch import Tensor, nn
 
 from fosp_core.config import NetworkConfig
 from fosp_core.nn import parallel
-from fosp_core.nn.blocks import MLP, NormedLinear, init_weights
+from fosp_core.nn.blocks import MLP
 from fosp_core.nn.distributions import twohot_bins, twohot_loss, twohot_mean
 
 
-class Actor(nn.Module):
+class Actor(MLP):
     """Normal(tanh(mean), std), std = 0.1 + 0.9 sigmoid(raw + 2); the sample is not squashed."""
 
     def __init__(self, feature: int, action: int, network: NetworkConfig):
-        super().__init__()
-        sizes = [feature] + [network.units] * network.layers
-        self.hidden = nn.Sequential(*(NormedLinear(a, b) for a, b in zip(sizes, sizes[1:])))
-        self.output = nn.Linear(network.units, 2 * action)
-        init_weights(self.output)
+        super().__init__(feature, network.layers, network.units, 2 * action)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         """(..., F) -> mean (..., A) in (-1, 1), std (..., A) in (0.1, 1)."""
-        mean, raw = self.output(self.hidden(feature)).chunk(2, -1)
+        mean, raw = super().forward(feature).chunk(2, -1)
         return torch.tanh(mean), 0.1 + 0.9 * torch.sigmoid(raw + 2.0)
 
     def sample(self, feature: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -60,7 +56,7 @@ class Critic(nn.Module):
 
     def logits(self, *inputs: Tensor) -> Tensor:
         """Logits (..., bins)."""
-        return self.net(torch.cat(inputs, -1))
+        return self.net(*inputs)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy to the two-hot of target, (...)."""
@@ -77,7 +73,7 @@ class Reachability(nn.Module):
     def logit(self, feature: Tensor, action: Tensor, drop: float = 0.0,
               generator: torch.Generator | None = None, axis: int = 0) -> Tensor:
         """Logit (...); with dropout when a rate and a generator are given; `axis` is the batch's."""
-        return self.net(torch.cat([feature, action], -1), drop, generator, axis).squeeze(-1)
+        return self.net(feature, action, drop, generator, axis).squeeze(-1)
 
     def forward(self, feature: Tensor, action: Tensor) -> Tensor:
         """Probability (...) in [0, 1]."""
@@ -103,12 +99,13 @@ class PercentileScale(nn.Module):
         self.decay = decay
         self.register_buffer('low', torch.zeros(()))
         self.register_buffer('high', torch.zeros(()))
+        self.register_buffer('levels', torch.tensor([0.05, 0.95]), persistent=False)
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Take in a batch of any shape."""
-        x = parallel.gather(x.detach().flatten().float())
-        low, high = torch.quantile(x, torch.tensor([0.05, 0.95], device=x.device))
+        x = parallel.gather(x.detach().flatten().to(self.levels.dtype))
+        low, high = torch.quantile(x, self.levels)
         self.low.mul_(self.decay).add_((1 - self.decay) * low)
         self.high.mul_(self.decay).add_((1 - self.decay) * high)
 

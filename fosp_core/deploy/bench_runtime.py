@@ -20,8 +20,12 @@ def run(args: argparse.Namespace) -> int:
 
     from fosp_core.deploy.bundle import Bundle
     from fosp_core.deploy.runtime import FilterRuntime, PolicyRuntime
+    from fosp_core.errors import FospError
     from fosp_core.io import write_json
     from fosp_core.paths import share_dir
+    for option in ('ticks', 'candidates'):
+        if getattr(args, option) < 1:
+            raise FospError(f'--{option} {getattr(args, option)}: expected at least 1')
     bundle = Bundle.open(args.model or share_dir() / 'models' / 'safereach')
     contract, rng = bundle.contract, np.random.default_rng(0)
     observation = {c.name: rng.integers(0, 256, c.shape, dtype=np.uint8) for c in contract.cameras}

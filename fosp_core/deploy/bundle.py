@@ -41,6 +41,13 @@ _WORD = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]{0,63}')
 _SHA = re.compile(r'[0-9a-f]{64}')
 
 
+def check_word(key: str, word: str) -> str:
+    """Return `word` when it can name a bundle or a version; raise BundleError that names `key` when not."""
+    if not isinstance(word, str) or not _WORD.fullmatch(word):
+        raise BundleError(f'{key} {word!r}, expected a word of letters, digits and ._+-')
+    return word
+
+
 @dataclasses.dataclass(frozen=True)
 class Bundle:
     """A verified bundle directory. Make one with `Bundle.open`, `Bundle.unpack` or `write_bundle`."""
@@ -333,8 +340,7 @@ def _parse_manifest(raw: bytes, where: str) -> dict[str, Any]:
         if key not in manifest:
             raise BundleError(f'{where}: key {key} is missing')
     for key in ('name', 'version'):
-        if not isinstance(manifest[key], str) or not _WORD.fullmatch(manifest[key]):
-            raise BundleError(f'{where}: key {key} is {manifest[key]!r}, expected a word of letters, digits and ._+-')
+        check_word(f'{where}: key {key} is', manifest[key])
     for key in NETWORK_KEYS:
         if not isinstance(manifest['network'], dict) or key not in manifest['network']:
             raise BundleError(f'{where}: key network.{key} is missing')

@@ -61,8 +61,8 @@ def unseen(bundle: Bundle, episodes: list[Episode], held_out: bool, where: str) 
     if not held_out:
         first = next(k for k, e in enumerate(episodes) if fingerprint(e) in known)
         raise DataError(f'{where}: the model {bundle.version} was trained on {len(episodes) - len(fresh)} of these '
-                        f'{len(episodes)} episodes, the first of them number {first + 1}; give other bags, or --held-out '
-                        f'to use the other {len(fresh)}')
+                        f'{len(episodes)} episodes, the first of them number {first + 1}; give other bags, or '
+                        f'--held-out to use the other {len(fresh)}')
     return fresh
 
 

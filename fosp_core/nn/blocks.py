@@ -7,6 +7,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from fosp_core.nn import parallel
+from fosp_core.nn.onehot import Feature, OneHot, Path
+from fosp_core.nn.products import linear, mixed_linear
 
 
 def init_weights(module: nn.Module, scale: float = 1.0) -> None:
@@ -39,18 +41,33 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
 
+class InputLinear(nn.Linear):
+    """A linear layer that also takes features and one-hot rows kept as column numbers."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True):
+        super().__init__(inputs, outputs, bias)
+        init_weights(self)
+
+    def forward(self, x: Tensor | Feature | OneHot, right: Tensor | None = None) -> Tensor:
+        """x (..., n), joined with right (..., inputs - n) -> (..., outputs)."""
+        if isinstance(x, Tensor):
+            return linear(x if right is None else torch.cat([x, right], -1), self.weight, self.bias)
+        left, hot = (x.deter, x.stoch) if isinstance(x, Feature) else (None, x)
+        out = mixed_linear(left, hot, right, self.weight)
+        return out if self.bias is None else out + self.bias
+
+
 class NormedLinear(nn.Module):
     """Linear without bias, LayerNorm, SiLU."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs, bias=False)
+        self.linear = InputLinear(inputs, outputs, bias=False)
         self.norm = nn.LayerNorm(outputs, eps=1e-3)
-        init_weights(self.linear)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
-        return F.silu(self.norm(self.linear(x)))
+    def forward(self, x: Tensor | Feature | OneHot, right: Tensor | None = None) -> Tensor:
+        """x (..., n), joined with right (..., inputs - n) -> (..., outputs)."""
+        return F.silu(self.norm(self.linear(x, right)))
 
 
 class MLP(nn.Module):
@@ -63,16 +80,22 @@ class MLP(nn.Module):
         self.output = nn.Linear(units, outputs) if outputs else nn.Identity()
         init_weights(self.output, output_scale)
 
-    def forward(self, x: Tensor, drop: float = 0.0, generator: torch.Generator | None = None, axis: int = 0) -> Tensor:
-        """(..., inputs) -> (..., outputs or units).
+    def forward(self, x: Tensor | Feature | Path, right: Tensor | None = None, drop: float = 0.0,
+                generator: torch.Generator | None = None, axis: int = 0) -> Tensor:
+        """x (..., n), joined with right (..., inputs - n) -> (..., outputs or units).
 
         `drop` is the dropout rate behind each hidden layer; its mask comes from `generator`, so that a run resumes
         exactly (nn.Dropout draws from torch's global one); `axis` is the batch's.
         """
-        if not drop:
-            return self.output(self.hidden(x))
-        for layer in self.hidden:
-            x = layer(x)
-            keep = parallel.draw(torch.rand, x.shape, generator, axis).to(x.device) >= drop
-            x = x * keep / (1.0 - drop)
-        return self.output(x)
+        if isinstance(x, Path):     # the first axis is the steps'
+            return torch.stack([self(f, None if right is None else right[t], drop, generator, axis - 1)
+                                for t, f in enumerate(x)])
+        for i, layer in enumerate(self.hidden):
+            x = layer(x) if i else layer(x, right)
+            if drop:
+                keep = parallel.draw(torch.rand, x.shape, generator, axis).to(x.device) >= drop
+                x = x * keep / (1.0 - drop)
+        if isinstance(self.output, nn.Identity):
+            return x
+        x = linear(x, self.output.weight, self.output.bias)
+        return x.float() if x.dtype == torch.bfloat16 else x  # whatever follows a head is done in float32

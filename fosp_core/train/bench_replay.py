@@ -101,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     from fosp_core.io import write_json
     from fosp_core.paths import config_file
     from fosp_core.train.bench_step import random_replay
+    from fosp_core.train.options import at_least
+    at_least('--threads', args.threads, 1)
     if args.steps < 2 * EPISODE or args.memory_steps < 2 * EPISODE or args.updates < 1:
         raise FospError(f'--steps {args.steps} --memory-steps {args.memory_steps} --updates {args.updates}: expected '
                         f'at least {2 * EPISODE}, {2 * EPISODE} and 1')
@@ -159,11 +161,9 @@ def measure_pack(contract, args: argparse.Namespace, batch: int, length: int, ra
 
 def step_seconds(contract, config, replay, args: argparse.Namespace) -> float:
     """Median seconds of one gradient step on batches that are ready: what the sampling must keep up with."""
-    import torch
-
     from fosp_core.train.learner import Learner
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    from fosp_core.train.options import use_threads
+    use_threads(args.threads)
     learner, times = Learner(contract, config, args.device), []
     for _ in range(args.updates + 1):
         batch = replay.sample(config.train.batch, config.train.length, learner.rng)

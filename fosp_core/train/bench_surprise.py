@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`fosp bench surprise`: which signal tells a changed scene from the known one? The gate's KL against alternatives.
 
-Every signal is computed from the same frozen world model, on the same held-out episodes, nominal and shifted, and scored
-per episode as the gate does: the highest level that it kept for SURPRISE_TICKS records in a row.
+Every signal is computed from the same frozen world model, on the same held-out episodes, nominal and shifted, and
+scored per episode as the gate does: the highest level that it kept for SURPRISE_TICKS records in a row.
 """
 
 import argparse

@@ -85,6 +85,7 @@ def load_checkpoint(path: Path, learner: Learner) -> dict:
     learner.generator.set_state(training['rng/torch'])
     learner.rng.bit_generator.state = state['rng_numpy']
     learner.step, learner.online = state['step'], state['online']
+    learner.forget_graph()      # it reads and writes tensors that have been replaced
     return state
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from fosp_core.config import Config
 from fosp_core.errors import FospError, TrainingError
 from fosp_core.nn import parallel
+from fosp_core.train.execution import as_device
 
 _FAILURES = 'failures'
 _TIMEOUT = datetime.timedelta(minutes=30)   # one process reads its bags, or exports, while the others wait
@@ -33,11 +34,13 @@ def processes(device: str) -> Iterator[str]:
 
     """
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:
+        as_device(device)
         yield device
         return
     store = _meet()
     rank, size = parallel.rank(), parallel.size()
     try:
+        as_device(device)
         if device == 'cuda':
             device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
             torch.cuda.set_device(device)

@@ -83,7 +83,7 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     metrics = {}
     for i in range(steps):
         metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
-        for key, value in metrics.items() if board else ():
+        for key, value in metrics.items() if board is not None else ():
             board.add_scalar(key, value, bundle.manifest['steps'] + i + 1)
         if progress:
             progress(i + 1, metrics)
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
             board = SummaryWriter(args.tensorboard)
         new = finetune(bundle, online, offline, Path(args.out), args.steps, args.seed, args.version,
                        progress=progress, method=args.method, overrides=args.overrides, aligned=aligned, board=board)
-        if board:
+        if board is not None:
             board.close()
         _say('done', version=new.version, sha256=new.sha256, path=str(new.path),
              seconds=round(time.monotonic() - began, 2))

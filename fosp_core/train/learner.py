@@ -5,6 +5,8 @@
 Holds the optimisers and the random generators, so that a run can be saved and resumed exactly.
 """
 
+import contextlib
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,42 +17,78 @@ from fosp_core.contract import Contract
 from fosp_core.errors import TrainingError
 from fosp_core.nn import parallel
 from fosp_core.nn.distributions import gumbel_like
+from fosp_core.nn.products import constant_weights
+from fosp_core.train import execution
 from fosp_core.world_model.model import States
+
+COLUMNS_FROM = 1024  # entries of the latent: with 16 x 16 it is no gain
+
+
+@contextlib.contextmanager
+def frozen(module: torch.nn.Module, but: torch.nn.Module):
+    """Make all parameters of `module` constants but those of `but`: nothing is kept or computed for their gradients."""
+    spared = set(but.parameters())
+    parameters = [p for p in module.parameters() if p.requires_grad and p not in spared]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 class Learner:
     """Agent, optimisers and RNG; `update` makes one step on a replay batch."""
 
     def __init__(self, contract: Contract, config: Config, device: str = 'cpu', seed: int | None = None):
-        self.contract, self.config, self.device = contract, config, torch.device(device)
+        self.contract, self.config, self.device = contract, config, execution.as_device(device)
+        execution.check(config.train, self.device)
         seed = config.train.seed if seed is None else seed
         # Weight initialisation draws from torch's global generator; fork it, so that building an agent is repeatable
         # and leaves a caller's own random stream alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.agent = Agent(contract, config).to(self.device)
-        self.generator = torch.Generator().manual_seed(seed + 1)
+        self.generator = torch.Generator(self.device).manual_seed(seed + 1)
         self.rng = np.random.default_rng(seed + 2)
         self.step = 0
         self.online = False
-        wm, bh = config.world_model, config.behaviour
+        wm, bh, run = config.world_model, config.behaviour, config.train
         agent = self.agent
+        # Wide latents as column numbers, products with them as sums of columns: less work for a CPU, not for a GPU.
+        self.columns = (self.device.type == 'cpu' and run.precision == 'float32' and not run.compile
+                        and config.network.stoch * config.network.classes >= COLUMNS_FROM)
+        self._programs = execution.Programs(agent) if run.compile else contextlib.nullcontext()
+        self.forget_graph()
         self.critics = [agent.q_reward, agent.q_cost, agent.v_reward, agent.v_cost]
         critic_parameters = [p for c in self.critics for p in c.parameters()]
-        fused = self.device.type == 'cuda'
-        options = {'fused': True} if fused else {'foreach': True}
-        self.optimizers = {
-            'world_model': torch.optim.Adam(agent.world_model.parameters(), wm.lr, eps=wm.eps, **options),
-            'actor': torch.optim.Adam(agent.actor.parameters(), bh.lr, eps=bh.eps, **options),
-            'critic': torch.optim.Adam(critic_parameters, bh.lr, eps=bh.eps, **options),
-            'reach': torch.optim.Adam(agent.reach.parameters(), bh.lr * bh.reach_lr_scale, eps=bh.eps, **options)}
-        self._lr = {name: o.param_groups[0]['lr'] for name, o in self.optimizers.items()}
+        self._lr = {'world_model': wm.lr, 'actor': bh.lr, 'critic': bh.lr, 'reach': bh.lr * bh.reach_lr_scale}
+        self.optimizers = {name: self._adam(name, parameters, wm.eps if name == 'world_model' else bh.eps)
+                           for name, parameters in (('world_model', agent.world_model.parameters()),
+                                                    ('actor', agent.actor.parameters()),
+                                                    ('critic', critic_parameters),
+                                                    ('reach', agent.reach.parameters()))}
+
+    def _adam(self, name: str, parameters, eps: float) -> torch.optim.Adam:
+        captured, lr = self.config.train.cuda_graph, self._lr[name]
+        return torch.optim.Adam(parameters, torch.tensor(lr, device=self.device) if captured else lr, eps=eps,
+                                fused=True, capturable=captured)
 
     def scale_lr(self, factor: float) -> None:
         """Set every learning rate to `factor` times the configured one."""
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group['lr'] = factor * self._lr[name]
+                if isinstance(group['lr'], Tensor):  # a captured step reads it from there
+                    group['lr'].fill_(factor * self._lr[name])
+                else:
+                    group['lr'] = factor * self._lr[name]
+
+    def forget_graph(self) -> None:
+        """Record the step anew: what was constant in a captured one has changed."""
+        self._execute = self._step
+        if self.config.train.cuda_graph:
+            self._execute = execution.Capture(self._step, self.generator)
 
     def begin_online(self, adapted: bool = False) -> None:
         """Freeze the offline policy and go on with the online phase's losses.
@@ -64,6 +102,7 @@ class Learner:
         self.agent.freeze_offline(seed)
         self.online = True
         self.scale_lr(self.config.expansion.online_lr_scale)
+        self.forget_graph()
 
     def end_episode(self, cost: float, identity: int | None = None) -> None:
         """Tell the constraint the measured cost of a finished real episode (pid and apid; no-op for the others).
@@ -74,6 +113,7 @@ class Learner:
         constraint = self.agent.constraint
         if constraint.per_episode and (identity is None or constraint.first_time(identity)):
             constraint.update(cost)
+            self.forget_graph()
 
     def to_device(self, batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Numpy batch -> tensors on the device."""
@@ -85,16 +125,30 @@ class Learner:
             if value.dtype == np.float32 and not np.isfinite(value).all():
                 raise TrainingError(f'gradient step {self.step + 1}: batch key {key} not finite; '
                                     f'the last checkpoint is intact')
-        tensors = self.to_device(batch)
-        states, metrics = self._world_model(tensors)
-        return self._finish(metrics | self._behaviour(states, states.feature, tensors))
+        return self._finish(self._execute(self.to_device(batch)))
 
     def update_behaviour(self, states: States, batch: dict[str, Tensor]) -> dict[str, float]:
         """One gradient step of everything but the world model, on its posterior states (B, T, ...)."""
-        return self._finish(self._behaviour(states, states.feature, batch))
+        if self.columns:
+            states = states.to_columns(self.config.network.classes)
+        with self._programs:
+            metrics = self._behaviour(states, states.feature, batch)
+        self.agent.update_targets()
+        return self._finish(metrics)
+
+    def _step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The whole gradient step, on tensors; waits for nothing."""
+        with self._programs:
+            states, metrics = self._world_model(batch)
+            self.part_done('world_model')
+            metrics = metrics | self._behaviour(states, states.feature, batch)
+        self.agent.update_targets()
+        return metrics
+
+    def part_done(self, name: str) -> None:
+        """Called when a part of the step is done; the benchmark puts a clock here."""
 
     def _finish(self, metrics: dict[str, Tensor]) -> dict[str, float]:
-        self.agent.update_targets()
         self.step += 1
         values = parallel.mean(torch.stack([v.to(torch.float64).reshape(()) for v in metrics.values()])).tolist()
         out = dict(zip(metrics, values))
@@ -104,11 +158,18 @@ class Learner:
                                 f'the last checkpoint is intact')
         return out
 
+    @contextlib.contextmanager
+    def _forward(self):
+        """Context of every forward pass."""
+        with execution.autocast(self.config.train, self.device), constant_weights():
+            yield
+
     def _world_model(self, batch: dict[str, Tensor]) -> tuple[States, dict]:
         rssm = self.agent.world_model.rssm
         b, t = batch['reward'].shape
         gumbel = gumbel_like((b, t, rssm.stoch, rssm.classes), self.generator, self.device)
-        loss, states, metrics = self.agent.world_model.loss(batch, gumbel)
+        with self._forward():
+            loss, states, metrics = self.agent.world_model.loss(batch, gumbel, self.columns)
         self._apply('world_model', loss, [self.agent.world_model], self.config.world_model.clip)
         metrics['model/loss'] = loss.detach()
         return states, metrics
@@ -119,22 +180,37 @@ class Learner:
         cont = 1.0 - batch['is_terminal'].flatten().to(feature.dtype)
         states_in_batch = len(deter) * parallel.size()
         if cfg.imagine_starts and cfg.imagine_starts < states_in_batch:
-            pick = torch.randperm(states_in_batch, generator=self.generator)[:cfg.imagine_starts].to(self.device)
-            deter, stoch, cont = (parallel.take(x, pick) for x in (deter, stoch, cont))
+            pick = self._pick(states_in_batch, cfg.imagine_starts)
+            deter, cont = parallel.take(deter, pick), parallel.take(cont, pick)
+            stoch = stoch.map(lambda x: parallel.take(x, pick)) if self.columns else parallel.take(stoch, pick)
         # In-sample, the rollout's graph serves the constraint's gradient alone; without one, imagine without it.
         constrained = self.config.constraint.kind != 'none'
-        with torch.set_grad_enabled(constrained or cfg.actor_objective == 'dynamics'):
-            rollout = agent.imagine(States(deter, stoch), cont, self.generator)
-        metrics = self._actor(rollout, feature, batch, constrained)
-        rollout = Rollout(*(x.detach() for x in vars(rollout).values()))
-        loss, extra = agent.critic_loss(rollout, feature, batch)
+        with frozen(agent, but=agent.actor):
+            with torch.set_grad_enabled(constrained or cfg.actor_objective == 'dynamics'), self._forward():
+                rollout = agent.imagine(States(deter, stoch), cont, self.generator)
+            metrics = self._actor(rollout, feature, batch, constrained)
+        self.part_done('imagination_actor')
+        rollout = rollout.detach()
+        with self._forward():
+            loss, extra = agent.critic_loss(rollout, feature, batch)
         self._apply('critic', loss, self.critics, cfg.clip)
+        self.part_done('critics')
         metrics |= extra
-        loss, extra = agent.reach_loss(rollout, feature, batch, self.generator)
+        with self._forward():
+            loss, extra = agent.reach_loss(rollout, feature, batch, self.generator)
         self._apply('reach', loss, [agent.reach], cfg.clip)
+        self.part_done('reachability')
         return metrics | extra
 
-    def _actor(self, rollout: Rollout, feature: Tensor, batch: dict[str, Tensor], constrained: bool) -> dict:
+    def _pick(self, count: int, size: int) -> Tensor:
+        """`size` different numbers below `count`, drawn at random."""
+        if self.device.type == 'cpu':
+            return torch.randperm(count, generator=self.generator)[:size]
+        # A graph of this can be captured.
+        return torch.rand(count, generator=self.generator, device=self.device).argsort()[:size]
+
+    def _actor_loss(self, rollout: Rollout, feature: Tensor, batch: dict[str, Tensor],
+                    constrained: bool) -> tuple[Tensor, dict]:
         agent, expansion = self.agent, self.config.expansion
         if self.config.behaviour.actor_objective == 'dynamics':
             loss, metrics = agent.dynamics_actor_loss(rollout), {}
@@ -151,17 +227,22 @@ class Learner:
             cost = parallel.global_value(agent.predicted_cost(rollout))
             loss = agent.constraint.reward_scale * loss + agent.constraint.penalty(cost)
             if not agent.constraint.per_episode:
-                agent.constraint.update(cost.detach().item())
+                agent.constraint.update(cost.detach())
             metrics |= {'constraint/predicted_cost': cost.detach(),
                         'constraint/multiplier': agent.constraint.multiplier}
-        parameters = list(agent.actor.parameters())
+        return loss, metrics | {'actor/loss': loss.detach()}
+
+    def _actor(self, rollout: Rollout, feature: Tensor, batch: dict[str, Tensor], constrained: bool) -> dict:
+        with self._forward():
+            loss, metrics = self._actor_loss(rollout, feature, batch, constrained)
+        parameters = list(self.agent.actor.parameters())
         # Only the actor's parameters: the penalty's graph runs through the world model and the critics.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
             parameter.grad = gradient
         parallel.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, self.config.behaviour.clip)
         self.optimizers['actor'].step()
-        return metrics | {'actor/loss': loss.detach()}
+        return metrics
 
     def _apply(self, name: str, loss: Tensor, modules: list, clip: float) -> None:
         optimizer = self.optimizers[name]

@@ -49,11 +49,11 @@ def git_commit() -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Train, calibrate, export; resumes by itself from the newest checkpoint in --out. Runs under torchrun too."""
-    import torch
-
+    from fosp_core.train import options
+    options.wait_asleep()
     from fosp_core.train.distributed import processes
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    from fosp_core.train.memory import keep_freed_memory
+    keep_freed_memory()
     with processes(args.device) as device:
         return _run(args, device)
 
@@ -64,15 +64,22 @@ def _run(args: argparse.Namespace, device: str) -> int:
     from fosp_core.deploy.trained_on import listing
     from fosp_core.io import write_json
     from fosp_core.nn import parallel
+    from fosp_core.train import options
     from fosp_core.train.dataset import load_dataset, split, summary
     from fosp_core.train.distributed import check_agreement, check_shares
     from fosp_core.train.learner import Learner
+    options.use_threads(args.threads)
+    options.between('--holdout', args.holdout, 0, 1)
+    options.between('--alpha', args.alpha, 0, 1)
+    options.check_folder('--out', Path(args.out))
     overrides = list(args.overrides)
     overrides += [f'train.steps={args.steps}'] if args.steps is not None else []
     overrides += [f'train.seed={args.seed}'] if args.seed is not None else []
     config = Config.load(args.preset, overrides, args.method)
     contract = Contract.load(args.contract or config_file('contract_safereach.yaml'))
+    options.check_training(config)
     check_shares(config)
+    version = bundle_version(args, config)
 
     def say(text: str) -> None:
         # With `--json -` standard output holds the summary alone.
@@ -99,12 +106,25 @@ def _run(args: argparse.Namespace, device: str) -> int:
     train_loop(learner, replay, out, {'data_hash': hashed, 'trained_on': trained_on})
     if parallel.rank():
         return 0
-    bundle = finish(learner, held, out, args, info, hashed, trained_on)
+    bundle = finish(learner, held, out, args, version, info, hashed, trained_on)
     say(f'bundle {bundle.path}')
     if args.json:
         write_json(args.json, {'bundle': str(bundle.path), 'version': bundle.version, 'sha256': bundle.sha256,
                                'dataset': info, 'metrics': bundle.manifest['metrics']})
     return 0
+
+
+def bundle_version(args: argparse.Namespace, config: Config) -> str:
+    """Name of the bundle to be; FospError when it is none, or taken: before the training, not after it."""
+    from fosp_core.deploy.bundle import check_word
+    train = config.train
+    version = args.version or f'v{train.steps + train.behaviour_steps}-s{train.seed}'
+    check_word('--name', args.name)
+    check_word('--version', version)
+    path = Path(args.out) / 'bundle' / version
+    if path.exists() or path.is_symlink():
+        raise TrainingError(f'{path}: exists already; choose another --version, or remove it')
+    return version
 
 
 def restore(learner, args: argparse.Namespace, hashed: str, say) -> str | None:
@@ -171,8 +191,10 @@ def train_loop(learner, replay, out: Path, extra: dict) -> None:
                     save_checkpoint(out / 'checkpoints', learner, extra)
 
 
-def finish(learner, held, out: Path, args: argparse.Namespace, info: dict, hashed: str, trained_on: str | None):
-    """Freeze the offline policy, calibrate on the held-out episodes, export the bundle under `out/bundle`."""
+def finish(learner, held, out: Path, args: argparse.Namespace, version: str, info: dict, hashed: str,
+           trained_on: str | None):
+    """Freeze the offline policy, calibrate on the held-out episodes, export the bundle as `out/bundle`'s current."""
+    from fosp_core.deploy.bundle import BundleStore
     from fosp_core.deploy.export import export_bundle, round_to_half
     from fosp_core.train.heldout import calibrate, heldout_metrics
     agent = learner.agent.to('cpu')
@@ -181,7 +203,7 @@ def finish(learner, held, out: Path, args: argparse.Namespace, info: dict, hashe
     calibration = calibrate(agent, held, args.alpha)
     level = calibration['reachability']['level']
     metrics = {f'dataset_{k}': v for k, v in info.items()} | heldout_metrics(agent, held, level)
-    version = args.version or f'v{learner.step}-s{learner.config.train.seed}'
-    return export_bundle(agent, out / 'bundle' / version, version=version, name=args.name, calibration=calibration,
-                         data_hash=hashed, seed=learner.config.train.seed, steps=learner.step, metrics=metrics,
-                         commit=git_commit(), trained_on=trained_on)
+    export_bundle(agent, out / 'bundle' / version, version=version, name=args.name, calibration=calibration,
+                  data_hash=hashed, seed=learner.config.train.seed, steps=learner.step, metrics=metrics,
+                  commit=git_commit(), trained_on=trained_on)
+    return BundleStore(out / 'bundle').set_current(version)

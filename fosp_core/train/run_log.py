@@ -21,7 +21,7 @@ class RunLog:
         self._file = out / 'metrics.jsonl'
         forget_after(self._file, step)
         self._stream = open(self._file, 'a')
-        self._board = SummaryWriter(out / 'tensorboard', purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(out / 'tensorboard', purge_step=step + 1)
         self._bar = tqdm(total=total, initial=step, unit='step', desc='pretrain', mininterval=1.0,
                          disable=None if os.environ.get('CI') is None else True)
 

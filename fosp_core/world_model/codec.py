@@ -2,14 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoder and decoder of several cameras and vectors, as the contract names them."""
 
+import functools
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from fosp_core.contract import Contract
 from fosp_core.errors import ContractError
-from fosp_core.nn.blocks import MLP, ChannelNorm, init_weights
+from fosp_core.nn.blocks import MLP, ChannelNorm, InputLinear, init_weights
 from fosp_core.nn.distributions import symlog
+from fosp_core.nn.products import plain
 
 STAGES = 4  # each halves the picture
 
@@ -27,11 +31,34 @@ def picture_shape(contract: Contract) -> tuple[int, int, int]:
 
 
 def stack_cameras(contract: Contract, observation: dict[str, Tensor]) -> Tensor:
-    """uint8 (..., H, W, C) of each camera -> float (N, sum C, H, W) in [0, 1], leading axes flattened."""
+    """uint8 (..., H, W, C) of each camera -> float (N, sum C, H, W) in [-0.5, 0.5], leading axes flattened."""
     pictures = [observation[c.name] for c in contract.cameras]
     picture = pictures[0] if len(pictures) == 1 else torch.cat(pictures, -1)
-    # A permuted NHWC tensor is channels-last memory: the convolutions use it as it is.
-    return picture.flatten(0, -4).permute(0, 3, 1, 2).to(torch.float32) / 255.0
+    # A permuted NHWC tensor is channels-last memory: the convolutions use it as it is. In place: it is large.
+    return picture.flatten(0, -4).permute(0, 3, 1, 2).to(torch.float32, copy=True).div_(255.0).sub_(0.5)
+
+
+class _SquaredError(Function):
+    """Sum of squared differences of each picture; keeps the difference alone, and its layout for the gradient."""
+
+    @staticmethod
+    def forward(ctx, picture, target):
+        difference = picture - target
+        ctx.save_for_backward(difference)
+        flat = difference.permute(0, 2, 3, 1).reshape(len(difference), 1, -1)
+        return torch.bmm(flat, flat.transpose(1, 2)).view(-1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        difference, = ctx.saved_tensors
+        return difference * (2.0 * grad).view(-1, 1, 1, 1), None
+
+
+def squared_error(picture: Tensor, target: Tensor) -> Tensor:
+    """Squared differences of pictures (N, C, H, W), summed over all but the first axis; no gradient to `target`."""
+    if plain():
+        return F.mse_loss(picture, target, reduction='none').sum((1, 2, 3))
+    return _SquaredError.apply(picture, target)
 
 
 class Encoder(nn.Module):
@@ -55,10 +82,10 @@ class Encoder(nn.Module):
         if inputs:
             self.size += vector_units
 
-    def forward(self, observation: dict[str, Tensor]) -> Tensor:
-        """Observation of leading shape (...) -> embedding (..., size)."""
+    def forward(self, observation: dict[str, Tensor], picture: Tensor | None = None) -> Tensor:
+        """Observation of leading shape (...) -> embedding (..., size); `picture` is its `stack_cameras`, if made."""
         lead = observation[self.contract.cameras[0].name].shape[:-3]
-        x = self.convs(stack_cameras(self.contract, observation) - 0.5)
+        x = self.convs(stack_cameras(self.contract, observation) if picture is None else picture)
         x = x.permute(0, 2, 3, 1).flatten(1).unflatten(0, lead)
         if self.vectors is None:
             return x
@@ -76,8 +103,7 @@ class Decoder(nn.Module):
         channels, height, width = picture_shape(contract)
         sizes = [depth * m for m in reversed(multipliers)]
         self.start = (sizes[0], height >> STAGES, width >> STAGES)
-        self.linear = nn.Linear(feature, sizes[0] * self.start[1] * self.start[2])
-        init_weights(self.linear)
+        self.linear = InputLinear(feature, sizes[0] * self.start[1] * self.start[2])
         layers = []
         for a, b in zip(sizes, sizes[1:]):
             conv = nn.ConvTranspose2d(a, b, 4, 2, padding=1, bias=False)
@@ -91,32 +117,44 @@ class Decoder(nn.Module):
         self.vectors = MLP(feature, vector_layers, vector_units, outputs) if outputs else None
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Feature (N, F) -> pictures (N, C, H, W) in about [0, 1], vectors (N, n) or None."""
+        """Feature (N, F) -> pictures (N, C, H, W) in about [-0.5, 0.5], vectors (N, n) or None."""
         c, h, w = self.start
         x = self.linear(feature).unflatten(-1, (h, w, c)).permute(0, 3, 1, 2)
-        return self.convs(x) + 0.5, self.vectors(feature) if self.vectors is not None else None
+        x = self.convs(x)
+        vector = self.vectors(feature) if self.vectors is not None else None
+        return x.float() if x.dtype == torch.bfloat16 else x, vector
 
-    def loss(self, feature: Tensor, observation: dict[str, Tensor], colour_weight: float = 0.0) -> dict[str, Tensor]:
+    def loss(self, feature: Tensor, observation: dict[str, Tensor], colour_weight: float = 0.0,
+             target: Tensor | None = None) -> dict[str, Tensor]:
         """Squared errors, feature (..., F) -> each (...); keys `picture` and `vector`.
 
         With `colour_weight` k a pixel weighs 1 + k s, s its saturation (largest minus smallest channel) in the target
-        or in the prediction, whichever is larger: else a few coloured pixels vanish beside a large grey arm.
+        or in the prediction, whichever is larger: else a few coloured pixels vanish beside a large grey arm. `target`
+        is the observation's `stack_cameras`, if made.
         """
         lead = feature.shape[:-1]
-        picture, vector = self(feature.flatten(0, -2))
-        target = stack_cameras(self.contract, observation)
-        error = F.mse_loss(picture, target, reduction='none')
+        picture, vector = self(feature.flatten(0, len(lead) - 1))
+        target = stack_cameras(self.contract, observation) if target is None else target
         if colour_weight:
-            error = error * (1.0 + colour_weight * torch.maximum(self._saturation(target),
-                                                                 self._saturation(picture.detach())))
-        losses = {'picture': error.sum((1, 2, 3)).unflatten(0, lead)}
+            weight = self._colour_weights(target, picture.detach()).mul_(colour_weight).add_(1.0)
+            error = (F.mse_loss(picture, target, reduction='none') * weight).sum((1, 2, 3))
+        else:
+            error = squared_error(picture, target)
+        losses = {'picture': error.unflatten(0, lead)}
         if vector is not None:
             raw = torch.cat([observation[v.name] for v in self.contract.vectors], -1).flatten(0, -2)
             losses['vector'] = (vector - raw).square().sum(-1).unflatten(0, lead)
         return losses
 
-    def _saturation(self, picture: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape, each camera's saturation repeated over its channels, in [0, 1]."""
-        parts = picture.split([c.shape[2] for c in self.contract.cameras], 1)
-        return torch.cat([(p.amax(1, keepdim=True) - p.amin(1, keepdim=True)).clamp(0.0, 1.0).expand_as(p)
-                          for p in parts], 1)
+    def _colour_weights(self, *pictures: Tensor) -> Tensor:
+        """Largest saturation among pictures (N, C, H, W), of each camera for itself, in [0, 1]; broadcasts to them."""
+        channels = [c.shape[2] for c in self.contract.cameras]
+        cameras = []
+        for parts in zip(*(p.split(channels, 1) for p in pictures)):
+            # Plane by plane: to reduce an axis of three takes twice as long.
+            spans = [functools.reduce(torch.maximum, p.unbind(1)) - functools.reduce(torch.minimum, p.unbind(1))
+                     for p in parts]
+            cameras.append(functools.reduce(torch.maximum, spans).clamp_(0.0, 1.0).unsqueeze(1))
+        if len(cameras) == 1:
+            return cameras[0]
+        return torch.cat([c.expand(-1, n, -1, -1) for c, n in zip(cameras, channels)], 1)

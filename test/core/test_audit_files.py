@@ -96,7 +96,7 @@ def old(folder, name, size, age):
                                              ((400, 401), 1)])
 def test_the_oldest_go_until_a_full_file_fits_and_no_further(tmp_path, sizes, kept):
     """1000 bytes in all, 200 for the next file. Names sort against their ages."""
-    for k, name in enumerate(['gone-a', 'gone-b', 'zgone-c', 'zgone-d']):
+    for name in ('gone-a', 'gone-b', 'zgone-c', 'zgone-d'):
         os.symlink(tmp_path / 'nowhere', tmp_path / f'audit-{name}.jsonl')      # what vanishes while one looks
     made = [old(tmp_path, f'{9 - k}', size, 1000 - k) for k, size in enumerate(sizes)]
     files = AuditFiles(tmp_path, 200, 1000, dict)

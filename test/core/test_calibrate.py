@@ -88,7 +88,7 @@ def listed(bundle, out, trained):
     return write_bundle(out, files, {**bundle.manifest, 'trained_on': trained_on.listing(trained)})
 
 
-def test_a_training_episode_is_recognised_in_whatever_bag_it_comes(tmp_path, shipped, contract, make_episodes, write_bag):
+def test_a_training_episode_is_recognised_in_whatever_bag(tmp_path, shipped, contract, make_episodes, write_bag):
     made = make_episodes([8] * 6)
     model = listed(shipped, tmp_path / 'model', made[:4])
     # Another bag, another order, other stamps and counters, beside others: three of its five were trained on.
@@ -137,7 +137,8 @@ def test_a_new_bundle_with_its_parent_and_a_diagram(tmp_path, shipped, episodes,
 
 
 @pytest.mark.parametrize(('more', 'words'), [
-    (['--alpha', '1.5'], '--alpha 1.5'), (['--confidence', '1'], '--confidence 1.0'), (['--plot', 'x.bmp'], 'ends in .svg or .html'),
+    (['--alpha', '1.5'], '--alpha 1.5'), (['--confidence', '1'], '--confidence 1.0'),
+    (['--plot', 'x.bmp'], 'ends in .svg or .html'),
     (['--held-out'], 'no part of these')])
 def test_bad_usage_is_one_line_and_2(tmp_path, shipped, folder, capsys, monkeypatch, more, words):
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,7 @@ ABLATIONS = {   # the only keys in which each may differ from FOSP
 
 
 def flat(config: Config) -> dict:
-    return {f'{s}.{k}': v for s, section in config.to_dict().items() if isinstance(section, dict)
+    return {f'{s}.{k}': v for s, section in config.to_dict().items() if isinstance(section, dict) and s != 'replaced'
             for k, v in section.items()}
 
 

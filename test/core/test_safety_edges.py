@@ -26,7 +26,8 @@ def at_rest(**changes):
 
 
 def good(**changes):
-    return FilterInputs(**{'proposal': (0.1, 0.05, 0.0), 'ages': FRESH, 'situation': HERE, 'model_ready': True, **changes})
+    return FilterInputs(**{'proposal': (0.1, 0.05, 0.0), 'ages': FRESH, 'situation': HERE, 'model_ready': True,
+                           **changes})
 
 
 def answer(inputs, state, risk=0.1, limits=LIMITS, **changes):
@@ -182,7 +183,8 @@ def test_candidates_of_nothing_hold_or_go_up():
 def test_the_retreat_needs_the_whole_distance_and_a_known_position():
     def labels(point, situation=HERE):
         return candidates((0.1, 0, 0), LIMITS, situation, np.zeros(3), (np.array(point),)).labels
-    assert Reason.RISK_RETREAT in labels((0.5, 0.0, 0.2 - 0.0201)) and Reason.RISK_RETREAT not in labels((0.5, 0.0, 0.1801))
+    assert Reason.RISK_RETREAT in labels((0.5, 0.0, 0.2 - 0.0201))
+    assert Reason.RISK_RETREAT not in labels((0.5, 0.0, 0.1801))
     assert Reason.RISK_RETREAT not in labels((0.4, 0.0, 0.2), Situation(np.array([math.nan, 0.0, 0.2])))
 
 
@@ -229,7 +231,8 @@ def test_motion_resumes_exactly_after_the_release_and_without_a_ramp_at_once():
 def test_a_risk_at_the_level_is_within_it_and_what_passed_broke_no_rule():
     state = moving()
     _, reason, after = tick(good(), state, 2.0, risk=0.5)
-    assert reason is Reason.PASS and after.record.rules == () and after.counts[Reason.PASS] == 1 + state.counts[Reason.PASS]
+    assert reason is Reason.PASS and after.record.rules == ()
+    assert after.counts[Reason.PASS] == 1 + state.counts[Reason.PASS]
     assert after.record.risk == after.record.risk_nominal == after.record.level == 0.5
 
 

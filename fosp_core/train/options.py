@@ -1,0 +1,54 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Values given on a training command's line, checked before anything is read or computed."""
+
+import os
+from pathlib import Path
+
+from fosp_core.config import Config
+from fosp_core.errors import FospError
+
+
+def at_least(option: str, value: float | None, low: float) -> None:
+    """Raise FospError when a value is given and is below `low`."""
+    if value is not None and not value >= low:
+        raise FospError(f'{option} {value:g}: expected at least {low:g}')
+
+
+def between(option: str, value: float, low: float, high: float) -> None:
+    """Raise FospError unless low < value < high."""
+    if not low < value < high:
+        raise FospError(f'{option} {value:g}: expected more than {low:g} and less than {high:g}')
+
+
+def wait_asleep() -> None:
+    """Let computing threads that wait for each other sleep; call it before torch is loaded, later it does nothing.
+
+    By default they spin, and beside one busy process two of them took two to five times as long as one.
+    """
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch compute with `count` threads; None leaves its own number (one per core)."""
+    import torch
+    at_least('--threads', count, 1)
+    if count is not None:
+        torch.set_num_threads(count)
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Raise FospError when `path` cannot be a folder because it, or what is above it, is a file."""
+    found = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not found.is_dir():
+        raise FospError(f'{option} {path}: {found} is a file, expected a folder')
+
+
+def check_training(config: Config) -> None:
+    """Raise FospError, naming the key, for counts that no run can be made of."""
+    train, where = config.train, f'preset {config.name}: key '
+    for key, low in (('batch', 1), ('length', 2), ('steps', 1), ('behaviour_steps', 0), ('behaviour_batch', 1),
+                     ('behaviour_length', 2), ('log_every', 1), ('save_every', 1)):
+        at_least(f'{where}train.{key}', getattr(train, key), low)
+    at_least(f'{where}behaviour.horizon', config.behaviour.horizon, 1)
+    at_least(f'{where}behaviour.imagine_starts', config.behaviour.imagine_starts, 0)

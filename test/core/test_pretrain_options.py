@@ -1,0 +1,130 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Values on the command lines of training and benchmarks: refused in one line, before anything is computed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fosp_core.cli import main
+from fosp_core.data.pack import write_pack
+from fosp_core.deploy.bundle import Bundle, BundleStore
+from fosp_core.train import learner, memory
+from fosp_core.train.run_log import RunLog
+
+
+@pytest.fixture(autouse=True)
+def leave_the_test_process_its_memory(monkeypatch):
+    monkeypatch.setattr(memory, 'keep_freed_memory', lambda: True)
+    monkeypatch.setenv('CI', '1')
+
+
+@pytest.fixture(scope='module')
+def pack(tmp_path_factory, contract, make_episodes):
+    path = tmp_path_factory.mktemp('data') / 'pack'
+    write_pack(path, contract, make_episodes([8] * 10, violation=True))
+    return str(path)
+
+
+@pytest.mark.parametrize('command', ['pretrain x --out y --threads 0', 'bench step --threads 0'])
+def test_threads_are_told_to_sleep_before_torch_is_there(command):
+    """Torch reads it when it is loaded; a value from outside stands."""
+    code = ("import sys, builtins, os; from fosp_core import cli; real = builtins.__import__\n"
+            "def watch(name, *a, **k):\n"
+            "    if name == 'torch' and 'torch' not in sys.modules:\n"
+            "        print(os.environ.get('OMP_WAIT_POLICY')); sys.stdout.flush(); os._exit(0)\n"
+            "    return real(name, *a, **k)\n"
+            f"builtins.__import__ = watch; cli.main({command.split()!r})")
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    for given, expected in (({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE')):
+        done = subprocess.run([sys.executable, '-c', code], env=env | given, capture_output=True, text=True)
+        assert done.stdout.split() == [expected], done
+
+
+def refused(capsys, argv, line):
+    assert main([str(a) for a in argv]) == 2
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [f'error: {line}'], err
+    return out
+
+
+@pytest.mark.parametrize(('options', 'line'), [
+    (['--threads', '-1'], '--threads -1: expected at least 1'),
+    (['--threads', '0'], '--threads 0: expected at least 1'),
+    (['--device', 'tpu'], 'device tpu: expected cpu, cuda or cuda:N'),
+    (['--device', 'cuda'], 'device cuda: torch sees no GPU here; expected cpu'),
+    (['--holdout', '1'], '--holdout 1: expected more than 0 and less than 1'),
+    (['--alpha', '0'], '--alpha 0: expected more than 0 and less than 1'),
+    (['--alpha', 'nan'], '--alpha nan: expected more than 0 and less than 1'),
+    (['--steps', '0'], 'preset debug: key train.steps 0: expected at least 1'),
+    (['--set', 'train.batch=0'], 'preset debug: key train.batch 0: expected at least 1'),
+    (['--set', 'train.length=1'], 'preset debug: key train.length 1: expected at least 2'),
+    (['--set', 'train.save_every=0'], 'preset debug: key train.save_every 0: expected at least 1'),
+    (['--set', 'behaviour.horizon=0'], 'preset debug: key behaviour.horizon 0: expected at least 1'),
+    (['--version', 'a/b'], "--version 'a/b', expected a word of letters, digits and ._+-"),
+    (['--name', ''], "--name '', expected a word of letters, digits and ._+-")])
+def test_pretrain_refuses_before_it_reads(tmp_path, capsys, monkeypatch, options, line):
+    import torch
+    if options[-1] == 'cuda' and torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    out = tmp_path / 'run'
+    refused(capsys, ['pretrain', tmp_path / 'absent', '--preset', 'debug', '--out', out, *options], line)
+    assert not out.exists()
+
+
+def test_a_run_folder_below_a_file(tmp_path, capsys):
+    file = tmp_path / 'file'
+    file.write_text('mine')
+    for out in (file, file / 'a' / 'b'):
+        refused(capsys, ['pretrain', tmp_path / 'absent', '--preset', 'debug', '--out', out],
+                f'--out {out}: {file} is a file, expected a folder')
+    assert file.read_text() == 'mine'
+
+
+@pytest.mark.parametrize(('argv', 'line'), [
+    (['step', '--preset', 'debug', '--steps', '0'], '--steps 0: expected at least 1'),
+    (['step', '--preset', 'debug', '--threads', '-1'], '--threads -1: expected at least 1'),
+    (['step', '--preset', 'debug', '--execution', 'fast'],
+     "--execution 'fast': expected names of eager, compile, graph, compile+graph, with commas between"),
+    (['step', '--preset', 'debug', '--execution', 'eager,graph'], 'train.cuda_graph needs a GPU, the device is cpu'),
+    (['replay', '--preset', 'debug', '--threads', '0'], '--threads 0: expected at least 1'),
+    (['runtime', '--ticks', '0'], '--ticks 0: expected at least 1'),
+    (['runtime', '--candidates', '0'], '--candidates 0: expected at least 1')])
+def test_benchmarks_refuse_counts_of_nothing(capsys, argv, line):
+    assert refused(capsys, ['bench', *argv], line) == ''
+
+
+def test_two_bundles_of_a_run_and_a_version_that_is_taken(tmp_path, capsys, monkeypatch, pack):
+    out = tmp_path / 'run'
+    argv = ['pretrain', pack, '--preset', 'debug', '--holdout', '0.3', '--threads', '1', '--out', str(out),
+            '--set', 'train.length=6']
+    assert main([*argv, '--steps', '2', '--version', 'first']) == 0
+    assert Bundle.open(out / 'bundle').version == 'first'
+    assert main([*argv, '--steps', '3', '--version', 'second']) == 0
+    store = BundleStore(out / 'bundle')
+    assert Bundle.open(out / 'bundle').version == store.current().version == 'second'
+    assert store.previous().version == 'first'
+    capsys.readouterr()
+    monkeypatch.setattr(learner.Learner, 'update', lambda *a: pytest.fail('trained for a name that is taken'))
+    refused(capsys, [*argv, '--steps', '4', '--version', 'second'],
+            f'{out}/bundle/second: exists already; choose another --version, or remove it')
+    assert [json.loads(line)['step'] for line in open(out / 'metrics.jsonl')] == [2, 3]
+
+
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    for begin, end, offset in ((0, 5, 0.0), (3, 7, 10.0), (0, 2, 20.0)):
+        log = RunLog(tmp_path, begin, 10)
+        for step in range(begin + 1, end + 1):
+            log.write(step, {'a/b': offset + step})
+        log.close()
+        for file in (tmp_path / 'tensorboard').iterdir():    # their names hold the second; three are made in one
+            if not file.name[-1].isdigit() or '.part' not in file.name:
+                file.rename(file.with_name(f'{file.name}.part{offset:03.0f}'))
+        found = EventAccumulator(str(tmp_path / 'tensorboard')).Reload().Scalars('a/b')
+        kept = range(1, begin + 1)
+        expected = [(s, float(s)) for s in kept] + [(s, offset + s) for s in range(begin + 1, end + 1)]
+        assert [(e.step, e.value) for e in found] == expected
