@@ -23,6 +23,9 @@ from fosp_core.paths import config_file
 sys.path.insert(0, str(Path(__file__).parent))      # pytest's importlib mode does not
 from ros_rig import isolated, pytest_runtest_protocol, rig, toy  # noqa: F401 - what ROS folders share
 
+# A command that is run within this process must not make it, and all that it starts later, yield to everybody.
+os.nice = lambda increment: 0
+
 STAMP_0 = 1_700_000_000_123_456_789    # no round number: a stamp that passed through a float would show
 
 
