@@ -125,7 +125,7 @@ def rates(episodes: list[Episode]) -> tuple[float, float]:
 def test_twenty_mixed_episodes_make_a_better_and_safer_policy(tmp_path):
     torch.set_num_threads(1)
     config = Config.load('debug', [
-        'train.steps=500', 'train.behaviour_steps=800', 'train.behaviour_batch=48', 'train.log_every=5',
+        'train.steps=500', 'train.behaviour_steps=2000', 'train.behaviour_batch=48', 'train.log_every=5',
         'train.save_every=5000', 'behaviour.beta_reward=10', 'behaviour.beta_cost=10', 'expansion.online_lr_scale=0.1'])
     assert {k: getattr(config.network, k) for k in SIZES} == SIZES
     assert (config.train.batch, config.train.length) == (8, 12)
