@@ -61,7 +61,7 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     from fosp_core.deploy.trained_on import KEY, listing
     from fosp_core.train.align import pre_align
     from fosp_core.train.dataset import split
-    from fosp_core.train.heldout import calibrate, heldout_metrics
+    from fosp_core.train.heldout import heldout_metrics
     from fosp_core.train.pretrain import git_commit
     learner = load_learner(bundle, seed, method, overrides)
     parent_offline, parent_online = learner.agent.offline_actor.state_dict(), learner.agent.actor.state_dict()
@@ -89,11 +89,7 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
             progress(i + 1, metrics)
     agent = learner.agent
     round_to_half(agent)
-    calibration = json.loads(bundle.read('calibration.json'))
-    if sum(e.violation for e in held) >= np.ceil(1 / calibration['reachability']['alpha']) - 1:
-        calibration = calibrate(agent, held, calibration['reachability']['alpha'])
-    else:
-        calibration['inherited_from'] = bundle.version
+    calibration = recalibrated(agent, held, json.loads(bundle.read('calibration.json')), bundle.version)
     total = bundle.manifest['steps'] + steps
     card = {'online_episodes': len(online), 'offline_episodes': len(training), 'online_steps': steps,
             'method': learner.config.method, **{k: round(v, 6) for k, v in metrics.items()},
@@ -108,6 +104,23 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
                          data_hash=data_hash(online + training), seed=seed, steps=total, metrics=card,
                          parent=bundle.version, commit=git_commit(),
                          trained_on=listing(online + training, bundle.manifest.get(KEY)))
+
+
+def recalibrated(agent, held: list, calibration: dict, parent: str) -> dict:
+    """Return the calibration of a tuned agent on the episodes `held`, with what its parent's promises.
+
+    With too few violations among them for that promise, the parent's levels, marked `inherited_from`.
+    """
+    import numpy as np
+
+    from fosp_core.train.heldout import calibrate
+    old = calibration['reachability']
+    if any(np.argmax(e.cost > 0) >= max(1, old.get('lead', 1)) for e in held):
+        new = calibrate(agent, held, old['alpha'], confidence=old.get('confidence'),
+                        **{k: old[k] for k in ('horizon', 'lead') if k in old})
+        if new['reachability']['guaranteed']:
+            return new
+    return {**calibration, 'inherited_from': parent}
 
 
 def main(argv: list[str] | None = None) -> int:

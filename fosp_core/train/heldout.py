@@ -45,15 +45,16 @@ def replay_episode(agent: Agent, episode: Episode) -> dict[str, np.ndarray]:
 
 
 def calibrate(agent: Agent, episodes: list[Episode], alpha: float = 0.1, horizon: int = HORIZON,
-              lead: int = LEAD) -> dict:
+              lead: int = LEAD, confidence: float | None = None) -> dict:
     """Split-conformal levels of the reachability estimate and of the surprise on held-out episodes.
 
     Returns the contents of calibration.json. `horizon` and `lead` in steps: how long before a violation, at the
-    earliest and at the latest, a warning counts.
+    earliest and at the latest, a warning counts; `confidence` as in `conformal_floor`.
     """
     from fosp_core.data.store import data_hash
     replayed = [replay_episode(agent, e) for e in episodes]
-    reach = calibrate_reachability([(r['risk'], e.cost) for r, e in zip(replayed, episodes)], alpha, horizon, lead)
+    reach = calibrate_reachability([(r['risk'], e.cost) for r, e in zip(replayed, episodes)], alpha, horizon, lead,
+                                   confidence)
     surprise = calibrate_surprise([r['surprise'] for r in replayed], alpha)
     return {'schema': 1, 'reachability': reach, 'surprise': surprise, 'data_hash': data_hash(episodes)}
 

@@ -131,7 +131,9 @@ def test_a_new_bundle_with_its_parent_and_a_diagram(tmp_path, shipped, episodes,
     assert 'cross-fitted: missed violations' in said and '<svg' in page.read_text()
     assert 'with 95 % confidence at most' in said and '(alpha 0.2, confidence 0.9)' in said
     sure = Bundle.open(tmp_path / 'again').calibration['reachability']
-    assert sure['confidence'] == 0.9 and sure['level'] <= calibration['reachability']['level']
+    assert cli.main([*argv[:-3], str(tmp_path / 'less'), '--version', 'less', '--confidence', '0.6']) == 0
+    less = Bundle.open(tmp_path / 'less').calibration['reachability']
+    assert (sure['confidence'], less['confidence']) == (0.9, 0.6) and 0.0 < sure['level'] < less['level']
     assert cli.main(argv) == 2      # never overwritten
     assert 'exists already' in capsys.readouterr().err
 

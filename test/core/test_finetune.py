@@ -111,6 +111,19 @@ def test_alignment_that_does_not_rank_is_refused_with_its_figures(worker):
     assert 'held-out pairs; Q^r is below alignment.min_rho 0.99' in error and error.count('\n') == 1
 
 
+def test_a_tuned_model_keeps_the_promise_of_its_parent_or_its_level(bundle, make_episodes):
+    agent = finetune.load_learner(bundle, 0).agent
+    parent = {'schema': 1, 'reachability': {'level': 0.3, 'alpha': 0.4, 'n': 9, 'horizon': 4, 'lead': 2,
+                                            'confidence': 0.95}, 'surprise': {'level_slow': 1.0, 'level_stop': 2.0}}
+    bad, calm = make_episodes([8] * 6, violation=True), make_episodes([8] * 3, seed=9)
+    early = [dataclasses.replace(e, cost=np.roll(e.cost, -3)) for e in bad]      # contact at record 1, before `lead`
+    new = finetune.recalibrated(agent, bad + calm, parent, 'v0')
+    assert 'inherited_from' not in new and new['reachability']['n'] == 6 and new['reachability']['guaranteed']
+    assert all(new['reachability'][k] == parent['reachability'][k] for k in ('alpha', 'horizon', 'lead', 'confidence'))
+    for held in ([], calm, early, bad[:5]):     # six violations are needed for alpha 0.4 with 95 % confidence
+        assert finetune.recalibrated(agent, held, parent, 'v0') == parent | {'inherited_from': 'v0'}
+
+
 def test_alignment_touches_critics_and_reachability_alone(bundle):
     anything = ['alignment.steps=3', 'alignment.min_rho=-1', 'alignment.max_drop=2']
     learner = finetune.load_learner(bundle, 0, overrides=anything)
