@@ -28,9 +28,10 @@ def model(toy, tmp_path_factory):
     return recalibrated(toy, tmp_path_factory.mktemp('passing') / 'b', PASSING).path
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def shared(model, tmp_path_factory):
-    """One filter process for all tests that leave it alive."""
+    """One filter process for the tests of a module that leave it alive. Not for the session: it would go on speaking
+    while the tests of other folders run in the same domain."""
     stand = Stand(model, tmp_path_factory.mktemp('stand'))
     yield stand
     code = stand.child.end()
