@@ -31,7 +31,8 @@ def model(toy, tmp_path_factory):
 @pytest.fixture(scope='module')
 def shared(model, tmp_path_factory):
     """One filter process for the tests of a module that leave it alive. Not for the session: it would go on speaking
-    while the tests of other folders run in the same domain."""
+    while the tests of other folders run in the same domain.
+    """
     stand = Stand(model, tmp_path_factory.mktemp('stand'))
     yield stand
     code = stand.child.end()

@@ -20,7 +20,7 @@ from stand import MEASURED, PERIOD_S, PROMISE_S, RANGE
 from fosp_core.safety.audit import TICK, read_entries
 
 JITTER_S = 0.05     # the tick of the bridge itself may be late on a loaded computer
-SETTLE_S = 0.3      # of the simulated arm behind its last command; poses come once a period
+SETTLE_S = 0.4      # of the simulated arm behind its last command; poses come once a period
 
 
 @pytest.fixture(scope='module')
