@@ -18,11 +18,13 @@ from fosp_core.data import images
 from fosp_core.data.messages import get_field, get_node, stamp_ns
 from fosp_core.errors import DataError, FospError
 from fosp_core.safety.filter import FilterInputs
-from fosp_core.safety.freshness import FrozenPicture, Source
+from fosp_core.safety.freshness import FrozenMeasurement, FrozenPicture, Source
 from fosp_core.safety.limits import FilterLimits, Situation
 from fosp_core.safety.reasons import Reason
 from fosp_ros.observing import Observation
 
+BORDER_S = 1.0  # between two first records: episodes are not that short, and each makes the filter forget
+RATE_WINDOW, RATE_LEAST = 20, 0.7   # pictures whose mean interval must be at least this part of the period
 PAUSE_S = 1.0   # between two pictures: after it the recurrent state, the path and the last pose mean nothing any more
 _UNREADABLE = (AttributeError, IndexError, TypeError, ValueError)
 
@@ -64,9 +66,13 @@ class Senses:
         self._frozen = {c.name: FrozenPicture(limits.frozen_distance) for c in contract.cameras}
         self._faults: dict[Reason, float] = {}      # fault -> when it was last seen
         self._joints: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
-        self._position: np.ndarray | None = None
+        self._still = {name: FrozenMeasurement(limits.frozen_distance) for name in ('pose', 'joints')}
+        self._position: np.ndarray | None = None    # of the newest observation that was believed
+        self._measured: np.ndarray | None = None    # the newest there is
+        self._border = -np.inf
         self._stamp: int | None = None
-        self._sizes: dict[str, tuple[int, int]] = {}    # camera -> size (height, width) of its first picture
+        self._forms: dict[str, tuple] = {}      # camera -> size (height, width) and encoding of its first picture
+        self._rates = {c.name: collections.deque(maxlen=RATE_WINDOW) for c in contract.cameras}     # stamps, s
         self._answered: collections.deque[int] = collections.deque(maxlen=8)    # stamps of the newest proposals
         self._lengths = _list_lengths(contract.action.fields)
 
@@ -74,11 +80,19 @@ class Senses:
     def picture(self, spec, message, now: float) -> np.ndarray | None:
         """Return the pixels of the contract's size, or None with a fault noted."""
         # Any size is resized, but one that changes is a camera in another mode: not what the model was calibrated on.
-        size, own = (message.height, message.width), (spec.height, spec.width)
-        known = self._sizes.get(spec.name, size)
-        if size not in (known, own):
-            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: picture of {size[0]}x{size[1]} after '
-                                              f'{known[0]}x{known[1]}', now)
+        form = message.height, message.width, message.encoding
+        known = self._forms.get(spec.name, form)
+        if form[2] != known[2] or form[:2] not in (known[:2], (spec.height, spec.width)):
+            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: picture of {form[0]}x{form[1]} {form[2]} after '
+                                              f'{known[0]}x{known[1]} {known[2]}', now)
+            return None
+        if spec.shape[2] == 3 and images.ENCODINGS.get(message.encoding, ('', 3))[1] < 3:
+            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: encoding {message.encoding}, expected a colour picture',
+                       now)
+            return None
+        if len(message.data) > message.step * message.height:
+            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: {len(message.data)} bytes, expected at most '
+                                              f'{message.height} rows of {message.step}', now)
             return None
         try:
             pixels = images.to_camera(message.encoding, message.height, message.width, message.step,
@@ -86,9 +100,22 @@ class Senses:
         except DataError as error:
             self.fault(Reason.CAMERA_INVALID, str(error), now)
             return None
-        self._sizes[spec.name] = size
-        self._arrived(spec.name, message, now)
+        self._forms[spec.name] = form
+        if not self._arrived(spec.name, message, now):
+            return None
+        self._rate(spec, message, now)
         return pixels
+
+    def _rate(self, spec, message, now: float) -> None:
+        """A model whose step is a period must not be stepped three times in one."""
+        stamps, stamp = self._rates[spec.name], stamp_ns(message) * 1e-9
+        if stamps and not 0.0 < stamp - stamps[-1] < PAUSE_S:
+            stamps.clear()
+        stamps.append(stamp)
+        mean = (stamps[-1] - stamps[0]) / (len(stamps) - 1) if len(stamps) == RATE_WINDOW else self._contract.period
+        if mean < RATE_LEAST * self._contract.period:
+            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: a picture every {mean:.3f} s, expected one every '
+                                              f'{self._contract.period:g} s', now)
 
     def vector(self, spec, message, now: float) -> np.ndarray | None:
         """Return the vector, or None with a fault noted when any of it is no finite number."""
@@ -100,7 +127,14 @@ class Senses:
         if not np.isfinite(values).all():
             self.fault(Reason.POSE_INVALID, f'{spec.topic}: {values} is not finite', now)
             return None
-        self._arrived(spec.name, message, now)
+        frame = message.header.frame_id
+        if spec.name == self._vector and frame and frame != spec.frame:
+            self.fault(Reason.POSE_INVALID, f'{spec.topic}: frame {frame!r}, expected {spec.frame!r}', now)
+            return None
+        if not self._arrived(spec.name, message, now):
+            return None
+        if spec.name == self._vector:
+            self._measured = values[:self._limits.size].astype(np.float64)
         return values.astype(np.float32)
 
     def joints(self, message, now: float) -> None:
@@ -119,8 +153,8 @@ class Senses:
         if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
             self.fault(Reason.JOINTS_INVALID, 'joint_states: not finite', now)
             return
-        self._arrived('joints', message, now)
-        self._joints = position, velocity
+        if self._arrived('joints', message, now):
+            self._joints = position, velocity
 
     def command(self, message, now: float) -> list[float]:
         """Return the proposed command as it is; all NaN when a field cannot be read or a list has another length."""
@@ -134,6 +168,10 @@ class Senses:
             self.fault(Reason.COMMAND_CONFLICT, f'a second command for the picture of stamp {stamp}', now)
         self._answered.append(stamp)
         self._arrived('command', message, now)
+        frame = message.header.frame_id
+        if frame and frame != self._contract.action.frame:
+            self._warn(f'command_invalid: command_in: frame {frame!r}, expected {self._contract.action.frame!r}')
+            long = True
         return [float('nan')] * self._limits.size if long else values
 
     def fault(self, reason: Reason, text: str, now: float) -> None:
@@ -141,8 +179,15 @@ class Senses:
         self._faults[reason] = now
         self._warn(f'{reason.word}: {text}')
 
-    def _arrived(self, name: str, message, now: float) -> None:
-        self.sources[name].arrived(stamp_ns(message) * 1e-9, now)
+    def forget(self) -> None:
+        """Somebody has looked and called reset: the pose of now is right, and messages take the way they take now."""
+        self._position = None
+        for source in self.sources.values():
+            source.forget()
+
+    def _arrived(self, name: str, message, now: float) -> bool:
+        """Note a message; False for one that is no newer than what is known, which nothing may be done with."""
+        return self.sources[name].arrived(stamp_ns(message) * 1e-9, now)
 
     # -- one tick -----------------------------------------------------------------------------------------------------
     def begins(self, observation: Observation) -> bool:
@@ -156,29 +201,43 @@ class Senses:
         last : the command (A,) that was sent in between, m/s.
         """
         faults, size = [], self._limits.size
+        if observation.label.is_first:
+            if observation.arrived - self._border < BORDER_S:
+                faults.append(Reason.LABEL_INVALID)
+            self._border = observation.arrived
         way = last * self._limits.period
         position = None if self._vector is None else observation.arrays[self._vector][:size].astype(np.float64)
         if begins:
-            for frozen in self._frozen.values():
+            for frozen in (*self._frozen.values(), *self._still.values()):
                 frozen.reset()
+            self._position = None
         elif position is not None and self._position is not None \
                 and np.linalg.norm(position - self._position - way) > self._limits.max_jump:
+            # What it was before goes on being believed: a pose that stays shifted must not be taken for the new truth.
             faults.append(Reason.POSE_JUMP)
+            position = self._position + way
         for camera in self._contract.cameras:
             digest = zlib.crc32(observation.arrays[camera.name]).to_bytes(4, 'little')
             if self._frozen[camera.name].update(digest, position, float(np.linalg.norm(way))):
                 faults.append(Reason.CAMERA_FROZEN)
+        for name, values in (('pose', self._measured), ('joints', self._joints[0])):
+            if values is not None and self._still[name].update(values, float(np.linalg.norm(way))):
+                faults.append(Reason.POSE_FROZEN)
         self._position, self._stamp = position, observation.stamp
         return tuple(faults)
 
     @property
     def situation(self) -> Situation:
         """What is measured now."""
-        return Situation(self._position, *self._joints)
+        return Situation(self._measured, *self._joints)
 
     def ages(self, now: float) -> dict[str, float]:
         """Age of the oldest member of each kind of source, s."""
-        ages = {'camera': max(self.sources[c.name].age(now) for c in self._contract.cameras),
+        # Pictures and vectors are paired by stamp, so one clock made both, and it shows at least the newest of them: a
+        # camera that was late from the first picture on is found out by the pose.
+        clock = max(self.sources[name].clock(now) for name in self._contract.observation_names)
+        ages = {'camera': max(max(self.sources[c.name].age(now), self.sources[c.name].behind(clock))
+                              for c in self._contract.cameras),
                 'command': self.sources['command'].age(now)}
         if self._contract.vectors:
             ages['pose'] = max(self.sources[v.name].age(now) for v in self._contract.vectors)

@@ -217,6 +217,8 @@ class SafetyFilterNode(ManagedNode):
             now = time.monotonic()
             latched = self.state.latched
             self.state, present = safety.reset(self._inputs(now), self.limits, self.state, now)
+            if not present:
+                self.senses.forget()
         response.success = not present
         if present:
             response.message = 'refused, still present: ' + '; '.join(f'{r.word}: {r.advice}' for r in present)

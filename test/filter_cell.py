@@ -84,6 +84,8 @@ class Cell(Node):
         self.said = None                                # what the pose says of a position, in place of the truth
         self.joint_position = list(READY)
         self.offset = 0                                 # ns: all clocks of camera, arm and learner are off by this
+        self.frames = {}                                # kind -> frame of its messages, in place of the right one
+        self.borders = False                            # each record says that it is the first of an episode
         self.patrol = False                             # go back and forth, so as never to reach a wall
 
     def start(self):
@@ -119,6 +121,7 @@ class Cell(Node):
             self.tick()
 
     def _publish(self, kind, message, publisher=None):
+        message.header.frame_id = self.frames.get(kind, message.header.frame_id)
         self.published[kind].append(time.time_ns())
         (publisher or self.out[kind]).publish(message)
 
@@ -134,14 +137,16 @@ class Cell(Node):
             self.command = [-np.sign(self.position[0] - 0.5) * 0.1, 0.0, 0.0]
         self.where[stamp] = self.position.copy()
         if 'label' not in self.off:
-            label = Label(0.0, 0.0, self.first, False, False, 0)
+            label = Label(0.0, 0.0, self.first or self.borders, False, False, 0)
             self._publish('label', messages.fill(CONTRACT, 'label', Joy(), stamp, label))
         self.first = False
         if 'pose' not in self.off:
             said = self.position if self.said is None else np.array(self.said(self.position))
             self._publish('pose', messages.fill(CONTRACT, 'ee_pose', PoseStamped(), stamp, said))
         if 'joints' not in self.off:
-            joints = JointState(name=self.joint_names, position=self.joint_position, velocity=[0.0] * 7)
+            noise = self._rng.normal(0.0, 1e-6, len(self.joint_position))      # no encoder repeats its last digit
+            joints = JointState(name=self.joint_names, position=list(np.add(self.joint_position, noise)),
+                                velocity=[0.0] * 7)
             joints.header.stamp.sec, joints.header.stamp.nanosec = divmod(stamp, 10**9)
             self._publish('joints', joints)
         pixels = np.full((*self.size, 3), 7, np.uint8) if self.frozen else \

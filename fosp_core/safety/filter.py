@@ -82,6 +82,7 @@ class FilterState:
     """What is carried from tick to tick. `FilterState.initial` is stop."""
 
     last: np.ndarray
+    sent_at: float = -math.inf
     path: tuple[np.ndarray, ...] = ()
     latched: tuple[Reason, ...] = ()
     released: bool = False
@@ -128,6 +129,11 @@ def decide(inputs: FilterInputs, model_output: ModelOutput | None, limits: Filte
 
     """
     state = _remember(inputs, model_output, state, now)
+    # The reach of the acceleration is one of time: a camera of three times the rate must not treble it.
+    passed = min(max(now - state.sent_at, 0.0), limits.period)
+    limits = dataclasses.replace(limits, max_acceleration=max(limits.max_acceleration * passed / limits.period, 1e-6))
+    state = dataclasses.replace(state, sent_at=now)
+    state, level = _alert(inputs, model_output, limits, state, now)
     blockers = _blockers(inputs, model_output, limits, state, now)
     latched = tuple(sorted({*state.latched, *(b for b in blockers if b.latching)}, key=lambda reason: reason.rank))
     state = dataclasses.replace(state, latched=latched)
@@ -142,7 +148,6 @@ def decide(inputs: FilterInputs, model_output: ModelOutput | None, limits: Filte
         return _finish(np.zeros(limits.size), (wait,), inputs, model_output, None, state)
     if inputs.late or inputs.proposal is None:
         return _finish(np.zeros(limits.size), (Reason.LATE_HOLD,), inputs, model_output, None, state)
-    state, level = _alert(inputs, model_output, limits, state, now)
     command, rules, index = _command(inputs, model_output, level, limits, state, now)
     broken = violations(command, limits, inputs.situation, state.last)
     if broken:  # cannot happen; if it does, nothing is believed any more
@@ -279,7 +284,7 @@ def _alert(inputs: FilterInputs, output: ModelOutput | None, limits: FilterLimit
     The nearest of 17 candidates within the level tends to be one whose estimate errs low: an arm that is let through
     there slides along the obstacle, tick after tick, until it touches. So once too risky, it must back off clearly.
     """
-    if output is None or not inputs.enabled:
+    if output is None or not inputs.enabled or not _numbers(output, limits.size):
         return state, math.nan
     if not float(output.risk[0]) <= output.level:
         state = dataclasses.replace(state, alert_until=now + limits.alert_hold)
@@ -298,7 +303,7 @@ def _command(inputs: FilterInputs, output: ModelOutput | None, level: float, lim
     else:
         index = choose(output.risk, output.candidates.commands, level)
         command = output.candidates.commands[index]
-        if not float(output.risk[index]) <= output.level:
+        if not float(output.risk[index]) <= level:
             rules.append(Reason.RISK_LEAST)
         elif index > 0:
             rules.append(output.candidates.labels[index])

@@ -12,7 +12,8 @@ import math
 import numpy as np
 
 STEP = 5.0      # s: stamps and arrivals drifting apart by more is a clock being set, not a delay
-WINDOW = 50     # messages over which the quickest transport is remembered
+DRIFT = 1e-4    # s/s that two clocks may run apart: more slowly than this no lateness is forgiven
+DIGESTS = 16    # pictures remembered: a driver that goes round in a ring of buffers repeats itself too
 
 
 class Source:
@@ -22,7 +23,8 @@ class Source:
         self._arrival = -math.inf
         self._stamp: float | None = None
         self._delay = 0.0
-        self._lags: collections.deque[float] = collections.deque(maxlen=WINDOW)
+        self._base: tuple[float, float] | None = None   # stamp and arrival that lags are reckoned from
+        self._least = 0.0       # lag: the quickest transport
         self.count = 0
         self.repeated = 0       # messages whose stamp did not advance
         self.clock_steps = 0    # times the sender's clock was set
@@ -34,13 +36,17 @@ class Source:
             return False
         if self._stamp is not None and abs((stamp - self._stamp) - (now - self._arrival)) > STEP \
                 and math.isfinite(self._arrival):
-            self._lags.clear()
+            self.forget()
             self.clock_steps += 1
         elif self._stamp is not None and stamp < self._stamp:
             self.repeated += 1      # out of order: older than what is known
             return False
-        self._lags.append(now - stamp)
-        self._delay = (now - stamp) - min(self._lags)
+        waited = now - self._arrival if math.isfinite(self._arrival) else 0.0
+        if self._base is None:
+            self._base, self._least = (stamp, now), 0.0
+        lag = (now - self._base[1]) - (stamp - self._base[0])
+        self._least = min(self._least + DRIFT * waited, lag)
+        self._delay = lag - self._least
         self._stamp, self._arrival = stamp, now
         self.count += 1
         return True
@@ -49,9 +55,42 @@ class Source:
         """Seconds since the newest message was made, as far as can be known; infinite before the first."""
         return now - self._arrival + self._delay
 
+    def forget(self) -> None:
+        """Take the next message's way here for the quickest: somebody has looked, or a clock was set."""
+        self._base = None
+
+    def clock(self, now: float) -> float:
+        """Return what the sender's clock shows at least (s), by the newest stamp; -inf before the first message."""
+        return -math.inf if self._stamp is None else self._stamp + now - self._arrival
+
+    def behind(self, clock: float) -> float:
+        """Seconds that the newest stamp lies behind `clock` (s) of the same machine; infinite before the first."""
+        return math.inf if self._stamp is None else clock - self._stamp
+
+
+class FrozenMeasurement:
+    """Finds a measurement that repeats itself, to the last digit and with new stamps, while the arm is commanded."""
+
+    def __init__(self, distance: float) -> None:
+        self._distance = distance
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all."""
+        self._values: np.ndarray | None = None
+        self._commanded = 0.0
+
+    def update(self, values: np.ndarray, commanded: float) -> bool:
+        """Take one measurement (N,) and the way commanded since the last one (m); True beyond thrice `distance`."""
+        if self._values is None or not np.array_equal(values, self._values):
+            self._values, self._commanded = values.copy(), 0.0
+            return False
+        self._commanded += commanded
+        return self._commanded > 3 * self._distance
+
 
 class FrozenPicture:
-    """Finds a camera that repeats its picture with new stamps while the arm moves."""
+    """Finds a camera that repeats its pictures with new stamps while the arm moves."""
 
     def __init__(self, distance: float) -> None:
         self._distance = distance
@@ -59,7 +98,7 @@ class FrozenPicture:
 
     def reset(self) -> None:
         """Forget all: a new episode may begin with any picture."""
-        self._digest: bytes | None = None
+        self._digests: collections.deque[bytes] = collections.deque(maxlen=DIGESTS)
         self._position: np.ndarray | None = None
         self._moved = self._commanded = 0.0
 
@@ -69,8 +108,9 @@ class FrozenPicture:
         Returns True when the picture stood still while the arm was measured to move by `distance`, or while neither
         picture nor measurement changed in the least over three times that way of commands.
         """
-        if digest != self._digest:
-            self._digest, self._moved, self._commanded = digest, 0.0, 0.0
+        if digest not in self._digests:
+            self._digests.append(digest)
+            self._moved = self._commanded = 0.0
             self._position = None if position is None else position.copy()
             return False
         if position is not None and self._position is not None:

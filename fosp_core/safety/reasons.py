@@ -55,13 +55,20 @@ class Reason(enum.Enum):
                     'Check the arm driver.')
     POSE_STALE = ('pose_stale', Effect.STOP, ERROR, False, 'The newest measured pose is too old.',
                   'Check the arm driver and the topic of the pose.')
-    POSE_JUMP = ('pose_jump', Effect.STOP, ERROR, False, 'The measured pose moved faster than the arm can.',
-                 'Check the arm driver, the frame and that only one node publishes the pose.')
+    POSE_FROZEN = ('pose_frozen', Effect.STOP, ERROR, False,
+                   'Stamps advance but the measured pose or the joints repeat themselves while the arm is commanded.',
+                   'Restart the arm driver.')
+    POSE_JUMP = ('pose_jump', Effect.STOP, ERROR, False,
+                 'The measured pose is elsewhere than the arm can have moved to.',
+                 'Check the arm driver, the frame and that only one node publishes the pose; when the pose is right, '
+                 'call `safety_filter/reset`.')
     JOINTS_INVALID = ('joints_invalid', Effect.STOP, ERROR, False,
                       'Joint states lack a guarded joint, or hold NaN or infinity.',
                       'Compare `joint_names` with the arm driver.')
     JOINTS_STALE = ('joints_stale', Effect.STOP, ERROR, False, 'The newest joint state is too old.',
                     'Check the arm driver and the topic `joint_states`.')
+    LABEL_INVALID = ('label_invalid', Effect.STOP, ERROR, False, 'Episodes begin again and again within a second.',
+                     'Look at the publisher of `label`: the first record of an episode alone carries the button.')
     COMMAND_INVALID = ('command_invalid', Effect.STOP, ERROR, False,
                        'The proposed command holds NaN or infinity, or has the wrong length; all of it is rejected.',
                        'Look at the publisher of `command_in`.')

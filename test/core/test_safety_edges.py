@@ -11,7 +11,7 @@ from fosp_core.errors import BundleError, FospError
 from fosp_core.safety import calibration as cal
 from fosp_core.safety.candidates import Candidates, candidates
 from fosp_core.safety.filter import FilterInputs, FilterState, ModelOutput, decide, reset
-from fosp_core.safety.freshness import WINDOW, FrozenPicture, Source
+from fosp_core.safety.freshness import FrozenPicture, Source
 from fosp_core.safety.limits import FilterLimits, Situation, apply_limits
 from fosp_core.safety.reasons import Reason, markdown
 
@@ -255,14 +255,6 @@ def test_a_switched_off_filter_scores_but_chooses_nothing():
 
 
 # --- freshness --------------------------------------------------------------------------------------------------------
-
-def test_the_quickest_transport_is_forgotten_after_a_while():
-    source = Source()
-    source.arrived(0.0, 0.0)
-    for k in range(1, WINDOW + 2):
-        source.arrived(float(k), k + 0.5)       # half a second slower than the first, for good
-    assert source.age(WINDOW + 1.5) == 0.0
-
 
 def test_clock_steps_and_repeats_are_counted_one_by_one():
     source = Source()

@@ -196,6 +196,17 @@ def test_is_first_forgets_the_path_and_the_last_command():
     assert len(state.path) == 1 and state.path[0][1] == 0.2 and reason is Reason.PASS
 
 
+def test_the_reach_of_the_acceleration_is_one_of_time():
+    limits = dataclasses.replace(LIMITS, max_acceleration=0.5, ramp=0.0)
+    wanted = (0.2, 0.0, 0.0)
+    for passed, reach in ((0.1, 0.05), (0.033, 0.0165), (0.4, 0.05), (0.0, 0.0)):
+        state = dataclasses.replace(MOVING, last=np.zeros(3), sent_at=3.0)
+        inputs = good(proposal=wanted)
+        command, reason, after = decide(inputs, answer(inputs, state), limits, state, 3.0 + passed)
+        assert np.linalg.norm(command) == pytest.approx(reach, abs=1e-6) and after.sent_at == 3.0 + passed
+        assert reason is Reason.LIMIT_ACCELERATION
+
+
 def risks(**by_label):
     """Risk per candidate of the good situation, 0.9 unless its label is named."""
     made = candidates(WANTED, LIMITS, HERE, MOVING.last, PATH)
@@ -246,9 +257,11 @@ def test_once_too_risky_a_proposal_must_be_clearly_safe_until_the_alert_is_over(
 
 
 def test_while_alert_the_others_must_be_clearly_safe_too():
-    # Nobody is: the least risky one goes out, by its own name while it is within the calibrated level.
+    # Nobody is: the least risky one goes out, and is named so, though it is within the calibrated level.
     _, reason, state = risky(MOVING, 3.0, 0.6, others=0.2)
-    assert reason is Reason.RISK_SCALED and state.record.risk == 0.2
+    assert reason is Reason.RISK_LEAST and state.record.risk == 0.2
+    _, reason, state = risky(state, 3.1, 0.15, others=0.2)
+    assert reason is Reason.RISK_LEAST and state.record.risk == 0.15
     assert risky(MOVING, 3.0, 0.6, others=0.55)[1] is Reason.RISK_LEAST
     made = candidates(WANTED, LIMITS, HERE, MOVING.last, MOVING.path)
     risk = np.linspace(0.4, 0.05, len(made.commands))
@@ -256,6 +269,15 @@ def test_while_alert_the_others_must_be_clearly_safe_too():
     output = ModelOutput(made, risk, 1.0, 0.5, 5.0, 9.0)
     _, _, state = decide(good(), output, LIMITS, MOVING, 3.0)
     assert state.record.risk <= 0.1
+
+
+def test_a_tick_that_is_late_or_held_raises_the_alert_too():
+    for changes in ({'late': True}, {'proposal': None}, {'faults': (Reason.POSE_JUMP,)}):
+        inputs = good(**changes)
+        state = decide(inputs, answer(good(), MOVING, risk=0.9), LIMITS, MOVING, 3.0)[2]
+        assert state.alert_until == pytest.approx(4.0), changes
+    state = decide(good(late=True), None, LIMITS, MOVING, 3.0)[2]
+    assert state.alert_until == -math.inf
 
 
 def test_a_new_episode_ends_the_alert_and_so_do_the_parameters():

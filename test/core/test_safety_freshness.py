@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fosp_core.safety.freshness import FrozenPicture, Source
+from fosp_core.safety.freshness import DIGESTS, DRIFT, FrozenMeasurement, FrozenPicture, Source
 
 NOW, STAMP = 1000.0, 1.7e9
 
@@ -37,9 +37,34 @@ def test_a_repeated_stamp_is_no_news():
 def test_a_message_that_was_long_under_way_is_old_when_it_arrives():
     source = regular()
     source.arrived(STAMP + 1.0, NOW + 1.4)      # usually at once, this one 0.4 s late
-    assert source.age(NOW + 1.4) == pytest.approx(0.4)
+    assert source.age(NOW + 1.4) == pytest.approx(0.4, abs=1e-4)
     source.arrived(STAMP + 1.5, NOW + 1.5)
     assert source.age(NOW + 1.5) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize('rate', [1.0, 10.0, 1000.0])
+def test_lasting_lateness_is_not_forgiven_but_a_drift_of_clocks_is(rate):
+    source = Source()
+    for k in range(int(30 * rate)):
+        late = 0.4 if k >= 2 else 0.0
+        source.arrived(STAMP + k / rate, NOW + k / rate + late)
+    assert source.age(NOW + (k / rate) + 0.4) == pytest.approx(0.4 - DRIFT * k / rate, abs=1e-4)
+    source.forget()     # an operator has looked
+    source.arrived(STAMP + 31.0, NOW + 31.4)
+    assert source.age(NOW + 31.4) == 0.0
+    drifting = Source()
+    for k in range(100):
+        drifting.arrived(STAMP + 10.0 * k, NOW + 10.0 * k * (1.0 + 0.9 * DRIFT))
+    assert drifting.age(NOW + 990.0 * (1.0 + 0.9 * DRIFT)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_source_lies_behind_the_clock_that_another_one_shows():
+    pose, camera = regular(), Source()
+    assert camera.behind(pose.clock(NOW + 0.9)) == math.inf and Source().clock(NOW) == -math.inf
+    camera.arrived(STAMP + 0.1, NOW + 0.9)      # late from its first picture on
+    assert camera.age(NOW + 0.9) == 0.0 and camera.behind(pose.clock(NOW + 0.9)) == pytest.approx(0.8)
+    assert pose.behind(camera.clock(NOW + 0.9)) == pytest.approx(-0.8)
+    assert camera.behind(pose.clock(NOW + 1.0)) == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize('step', [3600.0, -3600.0])
@@ -74,6 +99,23 @@ def test_the_same_picture_while_the_arm_moves_is_frozen():
     assert [watch.update(b'a', at(0.01 * k), 0.01) for k in range(1, 6)] == [False, False, False, True, True]
     assert not watch.update(b'b', at(0.06), 0.01)
     assert not watch.update(b'b', at(0.08), 0.01)
+
+
+def test_a_ring_of_buffers_that_goes_round_is_frozen():
+    watch = FrozenPicture(0.03)
+    seen = [watch.update(bytes([k % DIGESTS]), at(0.002 * k), 0.002) for k in range(2 * DIGESTS)]
+    assert not any(seen[:DIGESTS]) and seen[-1]
+    watch.reset()
+    assert not any(watch.update(k.to_bytes(2, 'big'), at(0.01 * k), 0.01) for k in range(100))
+
+
+def test_a_measurement_that_repeats_itself_while_commands_are_sent_is_frozen():
+    watch, values = FrozenMeasurement(0.03), np.array([0.5, 0.1])
+    assert [watch.update(values.copy(), 0.03) for _ in range(6)] == [False] * 4 + [True] * 2     # beyond 0.09 m
+    assert not watch.update(values + 1e-9, 0.03) and not any(watch.update(values + 1e-9, 0.0) for _ in range(9))
+    assert not any(watch.update(values + 1e-9, 0.03) for _ in range(3))
+    watch.reset()
+    assert not watch.update(values + 1e-9, 1.0)
 
 
 def test_the_same_picture_of_an_arm_at_rest_is_fine():

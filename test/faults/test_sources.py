@@ -49,14 +49,18 @@ BAD = [
     ('camera: size changed', 'camera_invalid', setting(size=(128, 128)), 'image', 0.2),
     ('camera: size too small', 'camera_invalid', setting(size=(32, 32)), 'image', 0.2),
     ('camera: data cut short', 'camera_invalid', setting(short=True), 'image', 0.2),
+    ('camera: another encoding than before', 'camera_invalid', setting(encoding='bgr8'), 'image', 0.2),
+    ('camera: grey', 'camera_invalid', setting(encoding='mono8'), 'image', 0.2),
     ('camera late', 'camera_stale', setting(behind=4), 'image', 0.2),
     ('camera: one message again and again', 'camera_stale', setting(stuck=True), 'image', 0.2),
     ('pose NaN', 'pose_invalid', setting(said=lambda at: [NAN, 0.0, 0.2]), 'pose', 0.2),
+    ('pose in another frame', 'pose_invalid', setting(frames={'pose': 'camera_optical_frame'}), 'pose', 0.2),
     ('pose jumping', 'pose_jump', setting(said=jumping), 'pose', 0.2),
     ('joints: other names', 'joints_invalid', setting(joint_names=['other'] * 7), 'joints', 0.2),
     ('joints NaN', 'joints_invalid', setting(joint_position=[NAN] * 7), 'joints', 0.2),
     ('joints: too few', 'joints_invalid', setting(joint_position=[0.0] * 6), 'joints', 0.2),
     ('command NaN', 'command_invalid', setting(patrol=False, command=[0.1, NAN, 0.0]), 'command', 0.2),
+    ('command in another frame', 'command_invalid', setting(frames={'command': 'panda_hand'}), 'command', 0.2),
     ('command infinite', 'command_invalid', setting(patrol=False, command=[-INF, 0.0, 0.0]), 'command', 0.2),
 ]
 
@@ -64,9 +68,9 @@ BAD = [
 @pytest.mark.parametrize(('fault', 'word', 'change', 'kind', 'within'), BAD, ids=[row[0] for row in BAD])
 def test_a_bad_message_stops(stand, fault, word, change, kind, within):
     stand.rejected(fault, word, change, kind, within)
-    if fault == 'camera late':      # pictures come again, each with its answer, and each too old
+    if fault == 'camera late':      # pictures come again, each with its answer, and each too old: for good
         states = len(stand.cell.states)
-        time.sleep(1.0)
+        time.sleep(8.0)
         assert {m.message for _, m in stand.cell.states[states:]} == {word}
         assert not any(s.command.any() for s in stand.cell.log[-8:])
 
@@ -98,6 +102,61 @@ def test_a_frozen_camera_stops_before_the_arm_has_gone_far(stand):
     gone = np.linalg.norm(cell.where[cell.shown[at]] - begin)
     MEASURED.append(('camera frozen', 'camera_frozen', (first - cell.published['image'][before['image']]) * 1e-6, None))
     assert gone <= 0.03 + 2 * 0.1 * PERIOD_S       # frozen_distance, and the way of two periods
+
+
+def test_a_pose_that_repeats_itself_stops_before_the_arm_has_gone_far(stand):
+    cell = stand.ready()
+    here = cell.position.copy()
+    before = cell.inject(setting(said=lambda at: here, patrol=False, command=[0.0, 0.1, 0.0]))
+    begin = cell.position.copy()
+    stand.reason('pose_frozen', before['states'])
+    first = stand.first_stop(cell.published['pose'][before['pose']])
+    at = np.searchsorted(cell.shown, first) - 1
+    assert np.linalg.norm(cell.where[cell.shown[at]] - begin) <= 3 * 0.03 + 2 * 0.1 * PERIOD_S
+    MEASURED.append(('pose repeats itself', 'pose_frozen', (first - cell.published['pose'][before['pose']]) * 1e-6,
+                     None))
+
+
+def test_a_pose_that_stays_shifted_is_not_taken_for_the_truth(stand):
+    stand.rejected('pose shifted for good', 'pose_jump', setting(said=lambda at: at + [0.0, 0.15, 0.0]), 'pose')
+    cell = stand.cell
+    time.sleep(1.5)
+    assert cell.reason == 'pose_jump' and not any(s.command.any() for s in cell.log[-12:])
+    assert stand.call('reset', Trigger.Request()).success       # somebody has looked
+    wait_for(lambda: cell.reason == 'ok', 3.0, 'motion after the reset')
+
+
+def test_a_label_that_says_first_again_and_again_does_not_blind_the_filter(stand):
+    cell = stand.ready()
+    before = cell.inject(setting(borders=True))
+    stand.reason('label_invalid', before['states'])
+    stand.first_stop(cell.published['label'][before['label']])
+    time.sleep(1.0)
+    assert not any(s.command.any() for s in cell.log[-8:])
+
+
+def test_pictures_at_three_times_the_rate_stop(stand):
+    cell = stand.ready()
+    count = len(cell.states)
+
+    def faster(cell):
+        original = cell.proposal
+
+        def twice(stamp):       # two pictures more before the next tick, each with pose, label and answer
+            if not cell.also_pictures:
+                return original(stamp)
+            cell.also_pictures = False
+            for _ in range(2):
+                time.sleep(PERIOD_S / 3)
+                cell.tick()
+            cell.also_pictures = True
+            return original(stamp)
+        cell.also_pictures, cell.proposal = True, twice
+    cell.inject(faster)
+    try:
+        stand.reason('camera_invalid', count, 8.0)
+    finally:
+        cell.inject(lambda cell: cell.__dict__.pop('proposal'))
 
 
 def test_a_command_out_of_range_is_scaled_not_passed(stand):

@@ -163,7 +163,7 @@ def test_limits_hold_in_all_that_was_sent(make):
 
 def test_the_box_stops_the_arm_at_its_wall(make):
     rig, cell, _ = make()
-    cell.position, cell.command = np.array([0.62, 0.0, 0.2]), [0.2, 0.0, 0.0]
+    cell.position, cell.command = np.array([0.58, 0.0, 0.2]), [0.2, 0.0, 0.0]
     rig.wait_for(lambda: cell.reason == 'limit_workspace' and cell.position[0] > 0.655, 5.0, 'the wall')
     time.sleep(0.5)
     assert cell.position[0] <= 0.66 + 1e-6
