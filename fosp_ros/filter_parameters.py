@@ -7,12 +7,14 @@ active, and is reported for as long as it lasts.
 """
 
 import math
+from pathlib import Path
 
 from fosp_core.contract import Contract
 from fosp_core.safety.limits import FilterLimits
 from fosp_ros import observing
 from fosp_ros.parameters import P
 
+OFF = 'off'
 JOINTS = [f'panda_joint{k}' for k in range(1, 8)]
 
 PARAMETERS = (
@@ -71,6 +73,9 @@ PARAMETERS = (
       unit='s', low=0.0, high=60.0, read_only=True),
     P('latch_after_s', 'double', 2.0, 'Surprise beyond the stop level latches when it lasts so long.', unit='s',
       low=0.0, high=600.0, read_only=True),
+    P('latch_file', 'string', '', 'Where the latch outlives the process. Empty: fosp/latch-<namespace>.<name>.json in the '
+      'ROS log directory; a relative path lies in fosp there too; off: a restart forgets the latch, WARN.',
+      read_only=True),
     P('audit', 'bool', True, 'Write every tick to the audit (`fosp audit`).', read_only=True),
     P('audit_dir', 'string', '', 'Folder of the audit. Empty: fosp/audit in the ROS log directory.', read_only=True),
     P('audit_file_mb', 'int', 16, 'Size at which an audit file is followed by another; 16 MB hold about 45 minutes.',
@@ -107,10 +112,19 @@ def limits_of(p, contract: Contract) -> FilterLimits:
         retreat_speed=p.retreat_speed, alert_factor=p.alert_factor, alert_hold=p.alert_s, latch_after=p.latch_after_s)
 
 
+def latch_path(p, name: str) -> Path | None:
+    """Return the latch file of the node with that full name, or None when it is switched off."""
+    if p.latch_file == OFF:
+        return None
+    from rclpy.logging import get_logging_directory
+    return Path(get_logging_directory()) / 'fosp' / (p.latch_file or f'latch-{name.strip("/").replace("/", ".")}.json')
+
+
 def weakened(p, contract: Contract) -> list[str]:
     """Return the names of the parameters that guard less than they do by default."""
     defaults = {row.name: row.default for row in PARAMETERS}
     found = [] if p.filter_enabled else ['filter_enabled']
+    found += ['latch_file'] if p.latch_file == OFF else []
     found += [name for name in ('workspace_low', 'joint_names') if not getattr(p, name)]
     found += [name for name, sign in _WEAKER.items()
               if sign * (getattr(p, name) - defaults[name]) > 1e-12 and not math.isclose(getattr(p, name),

@@ -32,6 +32,7 @@ from fosp_core.safety.reasons import Reason
 from fosp_ros import diagnostics, filter_parameters, filter_report, qos
 from fosp_ros.filter_senses import Senses
 from fosp_ros.filter_witness import Witness
+from fosp_ros.latch_file import LatchFile
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import message_class, time_of
 from fosp_ros.model_slot import ModelSlot
@@ -63,6 +64,16 @@ class SafetyFilterNode(ManagedNode):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
+        # What a cleanup must not forget: the e-stop is heard, and its latch kept, in every state of the lifecycle.
+        self._gate = threading.RLock()      # between the executor and the watchdog's thread
+        self._estop_topic = self._estop_service = False
+        self.state = FilterState.initial(0)
+        self.witness: Witness | None = None
+        self.latch_file: LatchFile | None = None
+        # First of all, as an executor serves in this order.
+        for profile in qos.ESTOP_EARS:
+            self.create_subscription(Bool, 'estop', self._on_estop, profile)
+        self.create_service(SetBool, 'safety_filter/estop', self._on_estop_service)
         self.add_on_set_parameters_callback(self._guard_parameters)
 
     def set_up(self) -> None:
@@ -72,24 +83,20 @@ class SafetyFilterNode(ManagedNode):
         self.limits = filter_parameters.limits_of(p, contract)
         self.witness = Witness(p, contract, self.get_namespace(), self._in_force, self.get_logger().warning)
         self._reset_memory()
+        self._recall_latch()
         self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20)
         self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
         self._command_class = message_class(contract.action.type)
-        self._gate = threading.RLock()      # between the executor and the watchdog's thread
         self.latency, self.compute = diagnostics.LatencyWindow(), diagnostics.LatencyWindow()
         self.rate = diagnostics.RateCounter()
         self.deadline_misses = self.foreign_publishers = 0
         self._refused_seen, self._shown = 0, None
-        self._estop_topic = self._estop_service = False
 
         self.command_out = self.publish_on(self._command_class, 'command_out', qos.COMMAND)
         self.state_out = self.publish_on(DiagnosticStatus, 'safety_filter/state', qos.STATUS)
         self._remember_command = self.witness.remembered(self._command_class, self.command_out.topic_name)
         self._remember_state = self.witness.remembered(DiagnosticStatus, self.state_out.topic_name)
-        # The e-stop before all else, the label before the pictures: an executor serves them in this order.
-        self.listen(Bool, 'estop', self._on_estop, qos.LATCHED)
-        # A latched subscription does not match a publisher that is not: such a button would be pressed in vain.
-        self.listen(Bool, 'estop', self._on_estop, qos.ANY)
+        # The label before the pictures: an executor serves them in this order.
         self._hear(Joy, contract.label_topic, self._on_label, qos.LABEL)
         self._hear(JointState, 'joint_states', self._on_joints, qos.STATE)
         for vector in contract.vectors:
@@ -100,7 +107,6 @@ class SafetyFilterNode(ManagedNode):
         self._hear(self._command_class, 'command_in', self._on_command, qos.PROPOSALS)
         self.listen(UInt8MultiArray, 'model', self._on_model, qos.LATCHED)
         self.serve(Trigger, 'safety_filter/reset', self._on_reset)
-        self.serve(SetBool, 'safety_filter/estop', self._on_estop_service)
         self._poll = self.every(POLL_S, self._look)
         self._poll.cancel()
         diagnostics.Reporter(self, self._report)
@@ -117,9 +123,7 @@ class SafetyFilterNode(ManagedNode):
     def start(self) -> None:
         """Forget everything but the latch, which a restart must not clear, and begin with stop."""
         with self._gate:
-            latched = self.state.latched
             self._reset_memory()
-            self.state = dataclasses.replace(self.state, latched=latched)
         self.slot.runtime.reset()
         self.witness.start()
         self.witness.event('activated', f'model {self.slot.version}')
@@ -142,18 +146,43 @@ class SafetyFilterNode(ManagedNode):
         for part in ('watchdog', 'witness'):
             if getattr(self, part, None) is not None:
                 getattr(self, part).stop()
+        if self.latch_file is not None:
+            self.latch_file.close()
+            self.latch_file = None
         if getattr(self, 'slot', None) is not None:
             self.slot.close()
 
     def _reset_memory(self) -> None:
         p, contract = self.p, self.contract
         self.observer = Observer(contract, p.pairing_tolerance_s, p.pairing_wait_s, p.labels)
-        self.state = FilterState.initial(contract.action.size)
+        self.state = dataclasses.replace(FilterState.initial(contract.action.size), latched=self.state.latched)
         self.senses = Senses(contract, self.limits, p.position_vector,
                              self._warn)
         self._proposal: tuple[int, list[float]] | None = None
         self._waiting: Observation | None = None
         self._deciding, self._scored = False, 0     # _scored: candidates of the last tick
+
+    def _recall_latch(self) -> None:
+        """Begin with what an earlier process of this name left latched, beside what this one holds."""
+        self.latch_file = LatchFile(filter_parameters.latch_path(self.p, self.get_fully_qualified_name()),
+                                    self.get_logger().warning)
+        latched, service = self.latch_file.read()
+        with self._gate:
+            self._estop_service = self._estop_service or service
+            self._latch(*latched)
+        if latched:
+            words = ', '.join(reason.word for reason in latched)
+            self.get_logger().warning(f'latched since before this start: {words}; see {self.latch_file.path}')
+
+    def _latch(self, *reasons: Reason) -> None:
+        """Add to the latch without `decide`, and keep it on the disk; the gate is held."""
+        latched = tuple(sorted({*self.state.latched, *reasons}, key=lambda reason: reason.rank))
+        self.state = dataclasses.replace(self.state, latched=latched, released=False, clean_since=None)
+        self._keep_latch()
+
+    def _keep_latch(self) -> None:
+        if self.latch_file is not None:
+            self.latch_file.put(self.state.latched, self._estop_service)
 
     def _hear(self, kind, topic: str, callback, profile) -> None:
         self.listen(kind, topic, self.witness.overhear(kind, self.resolve_topic_name(topic), callback), profile)
@@ -179,10 +208,14 @@ class SafetyFilterNode(ManagedNode):
             self._estop_topic = self._estop_topic if topic is None else topic
             self._estop_service = self._estop_service if service is None else service
             pressed = self._estop_topic or self._estop_service
-            if before != (self._estop_topic, self._estop_service):      # the topic is heard twice
+            # The topic is heard several times.
+            if before != (self._estop_topic, self._estop_service) and self.witness is not None:
                 self.witness.event('estop', 'pressed' if pressed else 'released', pressed=pressed)
+            if topic or service:
+                self._latch(Reason.ESTOP)
             if self.active and pressed:
                 self._stop_now()
+            self._keep_latch()
 
     def _on_label(self, message: Joy) -> None:
         self.observer.put_label(stamp_ns(message), message.axes, message.buttons)
@@ -217,6 +250,7 @@ class SafetyFilterNode(ManagedNode):
             now = time.monotonic()
             latched = self.state.latched
             self.state, present = safety.reset(self._inputs(now), self.limits, self.state, now)
+            self._keep_latch()
         response.success = not present
         if present:
             response.message = 'refused, still present: ' + '; '.join(f'{r.word}: {r.advice}' for r in present)
@@ -354,8 +388,8 @@ class SafetyFilterNode(ManagedNode):
         self.witness.noted(f'{Reason.INTERNAL_FAULT.word}: {text}')
         with self._gate:
             # Latched here and not by `decide`, which may be what is broken.
-            self.state = dataclasses.replace(self.state, latched=(Reason.INTERNAL_FAULT, *self.state.latched),
-                                             released=False, clean_since=None, last=np.zeros(self.limits.size))
+            self.state = dataclasses.replace(self.state, last=np.zeros(self.limits.size))
+            self._latch(Reason.INTERNAL_FAULT)
             self._publish_state(Reason.INTERNAL_FAULT)
 
     def _publish_state(self, reason: Reason, latency_ms: float = float('nan'), stamp: int | None = None) -> None:
@@ -365,6 +399,7 @@ class SafetyFilterNode(ManagedNode):
         elif line:
             self.get_logger().info(line[1])
         self._shown = reason
+        self._keep_latch()
         ages = self.senses.ages(time.monotonic())
         message = filter_report.state_message(
             reason, self.state, ages, latency_ms, stamp, version=self.slot.version,
@@ -413,10 +448,13 @@ class SafetyFilterNode(ManagedNode):
             **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
             'watchdog_alive': self.watchdog.alive, 'weakened': ' '.join(weak),
             'foreign_publishers': self.foreign_publishers, 'commanders': commanders,
+            'latch_file': str(self.latch_file.path or 'off'), 'latch_file_error': self.latch_file.error,
             **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute),
             **self.witness.values()}
         refusal = slot.refusal if slot.refused else ''
-        return *filter_report.health(self.state.record.reason, weak, foreign, refusal, self.witness.trouble,
+        trouble = [f'audit cannot be written: {self.witness.trouble}'] * bool(self.witness.trouble)
+        trouble += [f'latch cannot be kept: {self.latch_file.error}'] * bool(self.latch_file.error)
+        return *filter_report.health(self.state.record.reason, weak, foreign, refusal, '; '.join(trouble),
                                      commanders), values
 
 

@@ -60,7 +60,7 @@ class ScriptedFilter(SafetyFilterNode):
 
 
 @pytest.fixture
-def make(rig, model):
+def make(rig, model, tmp_path):
     """Start a cell and a filter; returns (rig, cell, node)."""
     Scripted.risk, Scripted.surprise, Scripted.delay = 0.1, 1.0, 0.0
 
@@ -77,7 +77,8 @@ def make(rig, model):
         cells.append(cell)
         executor.add_node(cell)
         thread.start()
-        overrides = {'model': str(model), 'release_s': 0.15, 'ramp_s': 0.15, **parameters}
+        overrides = {'model': str(model), 'release_s': 0.15, 'ramp_s': 0.15,
+                     'latch_file': str(tmp_path / 'latch.json'), **parameters}
         node = kind(namespace='fosp', parameter_overrides=[Parameter(k, value=v) for k, v in overrides.items()])
         rig.add(node)
         assert node.bring_up(), node.failure
