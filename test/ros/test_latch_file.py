@@ -6,7 +6,9 @@ import json
 import time
 
 import pytest
+import rclpy
 from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from ros_rig import wait_for
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
@@ -146,3 +148,17 @@ def test_off_is_weaker_and_says_so(filters):
 def test_each_node_has_a_file_of_its_own(filters):
     node = filters(latch_file='')
     assert latch_path(node.p, '/cell/left/safety_filter').name == 'latch-cell.left.safety_filter.json'
+
+
+def test_the_estop_is_heard_reliably_from_a_reliable_volatile_button_too(filters):
+    filters()
+    probe = rclpy.create_node('probe')
+    try:
+        wait_for(lambda: len(probe.get_subscriptions_info_by_topic('/fosp/estop')) >= 3, 5.0, 'three ears')
+        ears = {(i.qos_profile.reliability, i.qos_profile.durability)
+                for i in probe.get_subscriptions_info_by_topic('/fosp/estop')}
+    finally:
+        probe.destroy_node()
+    assert ears == {(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL),
+                    (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE),
+                    (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)}
