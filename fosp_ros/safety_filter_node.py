@@ -113,10 +113,7 @@ class SafetyFilterNode(ManagedNode):
         self.watchdog = Watchdog(contract.period, p.watchdog_s, self._watchdog_fired, self._watchdog_failed)
         self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} ({self.slot.bundle.sha256[:12]}), '
                                f'contract {contract.name} {contract.hash[:12]}, risk level {self._levels()[0]:.3f}')
-        for gate in ('reachability', 'surprise'):
-            if not self.slot.bundle.calibration[gate].get('guaranteed', True):
-                self.get_logger().warning(f'model {self.slot.version}: too few held-out episodes to guarantee the '
-                                          f'level of {gate}')
+        self._warn_of_calibration()
         for name in filter_parameters.weakened(p, contract):
             self.get_logger().warning(f'parameter {name} = {getattr(p, name)} weakens the filter')
 
@@ -422,7 +419,12 @@ class SafetyFilterNode(ManagedNode):
             return
         if swapped:
             self.get_logger().info(f'model {self.slot.version} ({self.slot.bundle.sha256[:12]}) is live')
+            self._warn_of_calibration()
             self.witness.model_changed(self.slot.version)
+
+    def _warn_of_calibration(self) -> None:
+        for text in filter_parameters.lax(self.slot.bundle.calibration):
+            self.get_logger().warning(f'model {self.slot.version}: calibration weakens the filter: {text}')
 
     def _in_force(self) -> dict:
         bundle, (level, slow, stop) = self.slot.bundle, self._levels()
@@ -439,6 +441,8 @@ class SafetyFilterNode(ManagedNode):
     def _report(self):
         slot = self.slot
         weak = filter_parameters.weakened(self.p, self.contract)
+        if slot.bundle is not None:
+            weak += [f'calibration {text}' for text in filter_parameters.lax(slot.bundle.calibration)]
         foreign = self.count_publishers(self.command_out.topic_name) - 1
         self.foreign_publishers = max(self.foreign_publishers, foreign)
         commanders = self.count_publishers(self._command_in)
@@ -446,7 +450,7 @@ class SafetyFilterNode(ManagedNode):
             'version': slot.version, 'sha256': slot.bundle.sha256 if slot.bundle else '', 'swaps': slot.swaps,
             'refused_models': slot.refused, 'last_refusal': slot.refusal, 'rate_hz': f'{self.rate.rate:.2f}',
             **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
-            'watchdog_alive': self.watchdog.alive, 'weakened': ' '.join(weak),
+            'watchdog_alive': self.watchdog.alive, 'weakened': ', '.join(weak),
             'foreign_publishers': self.foreign_publishers, 'commanders': commanders,
             'latch_file': str(self.latch_file.path or 'off'), 'latch_file_error': self.latch_file.error,
             **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute),
