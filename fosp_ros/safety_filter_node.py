@@ -66,6 +66,7 @@ class SafetyFilterNode(ManagedNode):
         super().__init__(*args, **options)
         # What a cleanup must not forget: the e-stop is heard, and its latch kept, in every state of the lifecycle.
         self._gate = threading.RLock()      # between the executor and the watchdog's thread
+        self._sending, self._sent = threading.Lock(), 0
         self._estop_topic = self._estop_service = False
         self.state = FilterState.initial(0)
         self.witness: Witness | None = None
@@ -319,7 +320,11 @@ class SafetyFilterNode(ManagedNode):
             oldest = self.senses.oldest(now)
             inputs = self._inputs(now, proposal=proposal, late=late or oldest > self.p.watchdog_s, is_first=is_first,
                                   faults=faults)
-            command, reason, self.state = safety.decide(inputs, output, self.limits, self.state, now)
+            command, reason, state = safety.decide(inputs, output, self.limits, self.state, now)
+            if command.any() and self.watchdog.fired != fires:      # it fired while this was decided
+                late, inputs = True, dataclasses.replace(inputs, late=True)
+                command, reason, state = safety.decide(inputs, output, self.limits, self.state, now)
+            self.state = state
             self._send(command, observation.stamp)
             self.watchdog.feed(min(observation.arrived, now - oldest) if command.any() else observation.arrived)
             sent = time.monotonic()
@@ -347,22 +352,33 @@ class SafetyFilterNode(ManagedNode):
                                   model_ready=self.slot.bundle is not None, enabled=self.p.filter_enabled, **values)
 
     # -- what leaves --------------------------------------------------------------------------------------------------
-    def _send(self, command: np.ndarray, stamp: int | None) -> None:
+    def _send(self, command: np.ndarray, stamp: int | None) -> int:
+        """Publish a command (A,) and return its number in the order of publication."""
         message = self._command_class()
         message.header.stamp = self.get_clock().now().to_msg() if stamp is None else time_of(stamp)
         message.header.frame_id = self.contract.action.frame
         for field, value in zip(self.contract.action.fields, command):
             set_field(message, field, float(value))
-        self.command_out.publish(message)
+        # The number tells which of two threads had the last word. The stop does not wait for a publication that hangs.
+        locked = self._sending.acquire(timeout=0.01)
+        try:
+            self.command_out.publish(message)
+            self._sent += 1
+            number = self._sent
+        finally:
+            if locked:
+                self._sending.release()
         self._remember_command(message)
         self.witness.sent(command)
+        return number
 
     def _watchdog_fired(self) -> None:
         """Runs in the watchdog's thread: stop goes out first, whatever else may be stuck."""
-        self._send(np.zeros(self.limits.size), None)
+        number = self._send(np.zeros(self.limits.size), None)
         if self._gate.acquire(timeout=0.02):
             try:
-                self._stop_now(send=False)
+                if self._sent == number:    # else a command came after this stop, and is what the arm does
+                    self._stop_now(send=False)
             finally:
                 self._gate.release()
 

@@ -17,6 +17,7 @@ from std_msgs.msg import Bool, UInt8MultiArray
 from std_srvs.srv import Trigger
 
 from fosp_core.deploy.runtime import FilterOutput
+from fosp_core.safety import filter as safety
 from fosp_core.safety.reasons import BY_WORD, Effect
 from fosp_ros import diagnostics
 from fosp_ros.safety_filter_node import SafetyFilterNode
@@ -321,3 +322,54 @@ def test_with_the_real_runtime_every_state_is_known_and_stops_are_zero(make):
         sent = [float(v) for v in diagnostics.values_of(message)['sent'].split()]
         assert reason.effect not in (Effect.STOP, Effect.HOLD) or not any(sent)
     assert node.compute.percentile(50) < 30 and 'model_fault' not in {m.message for _, m in cell.states}
+
+
+def fire(node):
+    """Let the watchdog send its stop from a thread of its own, as it does; return when the stop is out."""
+    def run():
+        node.watchdog.fired += 1
+        node._watchdog_fired()
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(0.01)        # the gate is held by the caller: it waits there for 20 ms
+    return thread
+
+
+def test_a_stop_of_the_watchdog_while_the_tick_decides_is_not_overtaken(make, monkeypatch):
+    rig, cell, node = make()
+    moving(rig, cell)
+    decide, done = safety.decide, []
+
+    def interrupted(inputs, *rest):
+        if not inputs.late and not done:
+            done.append(len(node_log))
+            fire(node)
+        return decide(inputs, *rest)
+    node_log, send = [], node._send
+
+    def logged(command, stamp):
+        node_log.append((command.copy(), stamp))
+        return send(command, stamp)
+    monkeypatch.setattr(node, '_send', logged)
+    monkeypatch.setattr('fosp_core.safety.filter.decide', interrupted)
+    rig.wait_for(lambda: done and len(node_log) >= done[0] + 2, 2.0, 'the answer')
+    (stop, _), (answer, stamp) = node_log[done[0]:done[0] + 2]
+    assert not stop.any() and stamp is not None and not answer.any()
+
+
+def test_a_command_that_came_after_the_watchdogs_stop_is_what_the_arm_does(make, monkeypatch):
+    rig, cell, node = make()
+    moving(rig, cell)
+    send, after = node._send, []
+
+    def overtaken(command, stamp):
+        if not command.any() or after:
+            return send(command, stamp)
+        thread = fire(node)
+        number = send(command, stamp)
+        after.append((thread, command.copy()))
+        return number
+    monkeypatch.setattr(node, '_send', overtaken)
+    rig.wait_for(lambda: after, 2.0, 'the overtaken stop')
+    after[0][0].join(1.0)
+    assert node.state.last.any() and (node.state.last == after[0][1]).all()
