@@ -159,6 +159,7 @@ class SafetyFilterNode(ManagedNode):
         self._proposal: tuple[int, list[float]] | None = None
         self._waiting: Observation | None = None
         self._deciding, self._scored = False, 0     # _scored: candidates of the last tick
+        self._anew = False      # the recurrent state begins anew with the next tick
 
     def _recall_latch(self) -> None:
         """Begin with what an earlier process of this name left latched, beside what this one holds."""
@@ -249,6 +250,9 @@ class SafetyFilterNode(ManagedNode):
             latched = self.state.latched
             self.state, present = safety.reset(self._inputs(now), self.limits, self.state, now)
             self._keep_latch()
+            if not present:     # what led to the latch, the arm moved by hand since: the model starts from nothing
+                self._anew = True
+                self.state = dataclasses.replace(self.state, ticks_since_first=0)
         response.success = not present
         if present:
             response.message = 'refused, still present: ' + '; '.join(f'{r.word}: {r.advice}' for r in present)
@@ -301,15 +305,20 @@ class SafetyFilterNode(ManagedNode):
         with self._gate:
             last, path = (zero, ()) if is_first else (self.state.last, self.state.path)
         faults = self.senses.watch(observation, last, is_first)
+        if not self.watchdog.alive:     # nobody would send the next stop
+            self._warn(f'{Reason.INTERNAL_FAULT.word}: the watchdog has ended')
+            faults = (*faults, Reason.INTERNAL_FAULT)
         made = candidates(proposal, self.limits, self.senses.situation, last, path)
         previous = self.contract.action.normalise(last)
+        anew = is_first or self._anew
         output = None
         try:
-            scored = self.slot.runtime.step(observation.arrays, previous, is_first,
+            scored = self.slot.runtime.step(observation.arrays, previous, anew,
                                             self.contract.action.normalise(made.commands))
+            self._anew = False
             output = self._model_output(made, scored, last)
             self._scored = len(output.risk)
-            self.slot.remember((observation.arrays, previous, is_first), is_first)
+            self.slot.remember((observation.arrays, previous, anew), anew)
         except ValueError as error:
             self.senses.fault(Reason.MODEL_FAULT, str(error), time.monotonic())
         with self._gate:
@@ -430,8 +439,8 @@ class SafetyFilterNode(ManagedNode):
             self.get_logger().error(f'offered model refused: {self.slot.refusal}')
         try:
             swapped = self.slot.swap()
-        except ValueError as error:
-            self.senses.fault(Reason.MODEL_FAULT, f'swap: {error}', time.monotonic())
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime has exceptions of its own: the live model goes on
+            self.senses.fault(Reason.MODEL_FAULT, f'swap: {type(error).__name__}: {error}', time.monotonic())
             return
         if swapped:
             self.get_logger().info(f'model {self.slot.version} ({self.slot.bundle.sha256[:12]}) is live')

@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 
 from fosp_core.deploy.runtime import FilterOutput
 from fosp_core.safety import filter as safety
-from fosp_core.safety.reasons import BY_WORD, Effect
+from fosp_core.safety.reasons import BY_WORD, Effect, Reason
 from fosp_ros import diagnostics
 from fosp_ros.safety_filter_node import SafetyFilterNode
 
@@ -373,3 +373,55 @@ def test_a_command_that_came_after_the_watchdogs_stop_is_what_the_arm_does(make,
     rig.wait_for(lambda: after, 2.0, 'the overtaken stop')
     after[0][0].join(1.0)
     assert node.state.last.any() and (node.state.last == after[0][1]).all()
+
+
+def test_without_a_watchdog_nothing_moves(make):
+    rig, cell, node = make()
+    moving(rig, cell)
+    node.watchdog.stop()
+    rig.wait_for(lambda: cell.reason == 'internal_fault', 2.0, 'internal_fault')
+    count = len(cell.sent)
+    time.sleep(0.4)
+    assert len(cell.sent) - count >= 3 and not any(v.any() for _, _, v in cell.sent[count:])
+
+
+def test_a_decision_that_goes_on_failing_latches_each_reason_once(make, monkeypatch):
+    rig, cell, node = make()
+    moving(rig, cell)
+    node._on_estop(Bool(data=True))
+    monkeypatch.setattr('fosp_core.safety.filter.decide', lambda *a: 1 / 0)
+    time.sleep(0.6)
+    assert node.state.latched == (Reason.ESTOP, Reason.INTERNAL_FAULT)
+
+
+def test_a_swap_that_fails_in_the_runtime_stops_and_the_process_goes_on(make, monkeypatch):
+    rig, cell, node = make()
+    moving(rig, cell)
+    swap, tries = node.slot.swap, []
+
+    def broken():
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError('onnxruntime: out of memory')
+        return swap()
+    since = time.monotonic()
+    monkeypatch.setattr(node.slot, 'swap', broken)
+    rig.wait_for(lambda: 'model_fault' in [m.message for t, m in cell.states if t > since], 2.0, 'model_fault')
+    moving(rig, cell)
+
+
+def test_a_reset_begins_the_recurrent_state_anew(make):
+    rig, cell, node = make()
+    moving(rig, cell)
+    steps = node.slot.runtime.steps
+    count = len(steps)
+    assert call(rig, cell, 'reset', Trigger.Request()).success
+    rig.wait_for(lambda: len(steps) >= count + 4, 2.0, 'four ticks')
+    assert [is_first for _, is_first in steps[count:]].count(True) == 1
+    assert len(node.slot._records) <= len(steps) - count and node.slot._records[0][2]
+    cell.estop.publish(Bool(data=True))
+    rig.wait_for(lambda: cell.reason == 'estop', 2.0, 'estop')
+    count = len(steps)
+    assert not call(rig, cell, 'reset', Trigger.Request()).success      # refused: nothing is forgotten
+    rig.wait_for(lambda: len(steps) >= count + 4, 2.0, 'four ticks')
+    assert not any(is_first for _, is_first in steps[count:])
