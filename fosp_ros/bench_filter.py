@@ -176,6 +176,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict:
     specs = graph.build(graph.GraphOptions(model=str(bundle.path), sim=not args.alone, overrides=tuple(
         o for o in (('sim_bridge', 'episodes', 100_000), ('trainer', 'work_dir', str(work / 'trainer')),
                     ('safety_filter', 'audit_dir', str(work / 'audit')),
+                    ('safety_filter', 'latch_file', str(work / 'latch.json')),
                     ('safety_filter', 'incident_dir', str(work / 'incidents'))))))
     specs = [spec for spec in specs if not args.alone or spec.name == 'safety_filter']
     runner, feeder = GraphRunner(specs), None

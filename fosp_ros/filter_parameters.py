@@ -7,12 +7,14 @@ active, and is reported for as long as it lasts.
 """
 
 import math
+from pathlib import Path
 
 from fosp_core.contract import Contract
 from fosp_core.safety.limits import FilterLimits
 from fosp_ros import observing
 from fosp_ros.parameters import P
 
+OFF = 'off'
 JOINTS = [f'panda_joint{k}' for k in range(1, 8)]
 
 PARAMETERS = (
@@ -71,6 +73,9 @@ PARAMETERS = (
       unit='s', low=0.0, high=60.0, read_only=True),
     P('latch_after_s', 'double', 2.0, 'Surprise beyond the stop level latches when it lasts so long.', unit='s',
       low=0.0, high=600.0, read_only=True),
+    P('latch_file', 'string', '', 'Where the latch outlives the process. Empty: fosp/latch-<namespace>.<name>.json in '
+      'the ROS log directory; a relative path lies in fosp there too; off: a restart forgets the latch, WARN.',
+      read_only=True),
     P('audit', 'bool', True, 'Write every tick to the audit (`fosp audit`).', read_only=True),
     P('audit_dir', 'string', '', 'Folder of the audit. Empty: fosp/audit in the ROS log directory.', read_only=True),
     P('audit_file_mb', 'int', 16, 'Size at which an audit file is followed by another; 16 MB hold about 45 minutes.',
@@ -92,7 +97,11 @@ PARAMETERS = (
 # name -> +1: more of it is weaker; -1: less of it is weaker
 _WEAKER = {'max_speed': 1, 'max_acceleration': 1, 'workspace_margin': 1, 'joint_margin': 1, 'joint_ahead_s': -1,
            'max_jump': 1, 'frozen_distance': 1, 'release_s': -1, 'ramp_s': -1, 'slow_factor': 1, 'latch_after_s': 1,
-           'alert_factor': 1, 'alert_s': -1, 'deadline_s': 1, 'watchdog_s': 1}
+           'alert_factor': 1, 'alert_s': -1, 'deadline_s': 1, 'watchdog_s': 1,
+           'pairing_tolerance_s': 1}
+# A calibration beyond these is reported as weak: the shipped one has level 0.12 and alpha 0.1.
+LAX_LEVEL = 0.5     # risk within which more violations than not may lie
+LAX_ALPHA = 0.2     # share of the violations, or of the surprises, that may come unannounced
 
 
 def limits_of(p, contract: Contract) -> FilterLimits:
@@ -107,14 +116,53 @@ def limits_of(p, contract: Contract) -> FilterLimits:
         retreat_speed=p.retreat_speed, alert_factor=p.alert_factor, alert_hold=p.alert_s, latch_after=p.latch_after_s)
 
 
+def latch_path(p, name: str) -> Path | None:
+    """Return the latch file of the node with that full name, or None when it is switched off."""
+    if p.latch_file == OFF:
+        return None
+    from rclpy.logging import get_logging_directory
+    return Path(get_logging_directory()) / 'fosp' / (p.latch_file or f'latch-{name.strip("/").replace("/", ".")}.json')
+
+
 def weakened(p, contract: Contract) -> list[str]:
     """Return the names of the parameters that guard less than they do by default."""
     defaults = {row.name: row.default for row in PARAMETERS}
     found = [] if p.filter_enabled else ['filter_enabled']
+    found += ['latch_file'] if p.latch_file == OFF else []
     found += [name for name in ('workspace_low', 'joint_names') if not getattr(p, name)]
+    found += _wider(p.workspace_low, defaults['workspace_low'], -1, 'workspace_low')
+    found += _wider(p.workspace_high, defaults['workspace_high'], 1, 'workspace_high')
+    # Other joints are another arm, of which nothing is known here; some of these and not all leave one unguarded.
+    if set(JOINTS) & set(p.joint_names) and set(JOINTS) - set(p.joint_names):
+        found.append('joint_names')
+    for name, sign in (('joint_low', -1), ('joint_high', 1), ('joint_speed', 1)):
+        ours, theirs = dict(zip(p.joint_names, getattr(p, name))), dict(zip(JOINTS, defaults[name]))
+        both = [joint for joint in JOINTS if joint in ours]
+        found += _wider([ours[j] for j in both], [theirs[j] for j in both], sign, name)
     found += [name for name, sign in _WEAKER.items()
               if sign * (getattr(p, name) - defaults[name]) > 1e-12 and not math.isclose(getattr(p, name),
                                                                                         defaults[name])]
     if p.watchdog_s >= 2 * contract.period and 'watchdog_s' not in found:
         found.append('watchdog_s')
     return found
+
+
+def lax(calibration) -> list[str]:
+    """Return what of a bundle's calibration guards less than a sound one; see LAX_LEVEL and LAX_ALPHA."""
+    found = []
+    for gate in ('reachability', 'surprise'):
+        values = calibration[gate]
+        alpha, n = float(values.get('alpha', 1.0)), values.get('n', 0)
+        if not alpha <= LAX_ALPHA:
+            found.append(f'{gate} alpha {alpha:g}')
+        # The conformal quantile of rank ceil((n + 1) (1 - alpha)) exists among n values only when n is large enough.
+        if not values.get('guaranteed', True) or math.ceil((n + 1) * (1.0 - alpha) - 1e-9) > n:
+            found.append(f'{gate} not guaranteed')
+    if not float(calibration['reachability']['level']) <= LAX_LEVEL:
+        found.append(f'reachability level {float(calibration["reachability"]["level"]):g}')
+    return found
+
+
+def _wider(values, defaults, sign: int, name: str) -> list[str]:
+    """Return the name when an entry is weaker than its default (`sign` as in _WEAKER)."""
+    return [name] if any(sign * (v - d) > 1e-9 for v, d in zip(values, defaults)) else []

@@ -48,7 +48,7 @@ def health(reason: Reason, weak: list[str], foreign: int, refusal: str, trouble:
     if refusal:
         notes.append(f'model refused: {refusal}')
     if trouble:
-        notes.append(f'audit cannot be written: {trouble}')
+        notes.append(trouble)
     if notes:
         return max(diagnostics.WARN, level), '; '.join([*notes, reason.word])
     return level, f'{reason.word}: {reason.text}'

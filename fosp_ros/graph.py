@@ -9,6 +9,7 @@ launch.
 import dataclasses
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ TASKS = ('standard', 'unseen1', 'unseen2', 'unseen3')
 PROFILE = 'fastdds_local.xml'
 # One computing thread per process: two torch threads beside one busy process were measured 3 to 45 times slower.
 THREADS = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
+
+
+# In simulation each run has a latch of its own: that of an earlier run must not hold this one. A robot keeps its own.
+RUN = secrets.token_hex(4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +116,8 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
             params['model'] = str(Path(options.model).resolve())
         if simulated and task:
             params['task'] = task
+        if name == 'safety_filter' and options.sim:
+            params['latch_file'] = f'latch-run-{RUN}.json'
         params.update({key: value for node, key, value in options.overrides if node == name})
         specs.append(NodeSpec(name, executable, module, namespace=options.namespace, params=params,
                               params_files=tuple(files), critical=critical))

@@ -30,6 +30,9 @@ STATUS = _profile(1, reliable=True)       # the filter's state, every cycle
 LATCHED = _profile(1, reliable=True, latched=True)  # model, progress, e-stop: late joiners must see the last one
 ANY = _profile(10, reliable=False)        # a subscription that every publisher matches
 DIAGNOSTICS = _profile(10, reliable=True)
+# A latched subscription does not match a volatile publisher, a best-effort one gets no repetition of what was lost:
+# whatever a button offers, one of these hears it as well as it can be heard. What is heard twice does no harm.
+ESTOP_EARS = (LATCHED, ANY, _profile(10, reliable=True))
 
 BY_TOPIC = {
     'image': IMAGE, 'ee_pose': STATE, 'joint_states': STATE, 'command_in': COMMAND, 'command_out': COMMAND,

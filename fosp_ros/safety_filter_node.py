@@ -32,6 +32,7 @@ from fosp_core.safety.reasons import Reason
 from fosp_ros import diagnostics, filter_parameters, filter_report, qos
 from fosp_ros.filter_senses import Senses
 from fosp_ros.filter_witness import Witness
+from fosp_ros.latch_file import LatchFile
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import message_class, time_of
 from fosp_ros.model_slot import ModelSlot
@@ -63,6 +64,17 @@ class SafetyFilterNode(ManagedNode):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
+        # What a cleanup must not forget: the e-stop is heard, and its latch kept, in every state of the lifecycle.
+        self._gate = threading.RLock()      # between the executor and the watchdog's thread
+        self._sending, self._sent = threading.Lock(), 0
+        self._estop_topic = self._estop_service = False
+        self.state = FilterState.initial(0)
+        self.witness: Witness | None = None
+        self.latch_file: LatchFile | None = None
+        # First of all, as an executor serves in this order.
+        for profile in qos.ESTOP_EARS:
+            self.create_subscription(Bool, 'estop', self._on_estop, profile)
+        self.create_service(SetBool, 'safety_filter/estop', self._on_estop_service)
         self.add_on_set_parameters_callback(self._guard_parameters)
 
     def set_up(self) -> None:
@@ -72,24 +84,20 @@ class SafetyFilterNode(ManagedNode):
         self.limits = filter_parameters.limits_of(p, contract)
         self.witness = Witness(p, contract, self.get_namespace(), self._in_force, self.get_logger().warning)
         self._reset_memory()
+        self._recall_latch()
         self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20)
         self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
         self._command_class = message_class(contract.action.type)
-        self._gate = threading.RLock()      # between the executor and the watchdog's thread
         self.latency, self.compute = diagnostics.LatencyWindow(), diagnostics.LatencyWindow()
         self.rate = diagnostics.RateCounter()
         self.deadline_misses = self.foreign_publishers = 0
         self._refused_seen, self._shown = 0, None
-        self._estop_topic = self._estop_service = False
 
         self.command_out = self.publish_on(self._command_class, 'command_out', qos.COMMAND)
         self.state_out = self.publish_on(DiagnosticStatus, 'safety_filter/state', qos.STATUS)
         self._remember_command = self.witness.remembered(self._command_class, self.command_out.topic_name)
         self._remember_state = self.witness.remembered(DiagnosticStatus, self.state_out.topic_name)
-        # The e-stop before all else, the label before the pictures: an executor serves them in this order.
-        self.listen(Bool, 'estop', self._on_estop, qos.LATCHED)
-        # A latched subscription does not match a publisher that is not: such a button would be pressed in vain.
-        self.listen(Bool, 'estop', self._on_estop, qos.ANY)
+        # The label before the pictures: an executor serves them in this order.
         self._hear(Joy, contract.label_topic, self._on_label, qos.LABEL)
         self._hear(JointState, 'joint_states', self._on_joints, qos.STATE)
         for vector in contract.vectors:
@@ -100,26 +108,20 @@ class SafetyFilterNode(ManagedNode):
         self._hear(self._command_class, 'command_in', self._on_command, qos.PROPOSALS)
         self.listen(UInt8MultiArray, 'model', self._on_model, qos.LATCHED)
         self.serve(Trigger, 'safety_filter/reset', self._on_reset)
-        self.serve(SetBool, 'safety_filter/estop', self._on_estop_service)
         self._poll = self.every(POLL_S, self._look)
         self._poll.cancel()
         diagnostics.Reporter(self, self._report)
         self.watchdog = Watchdog(contract.period, p.watchdog_s, self._watchdog_fired, self._watchdog_failed)
         self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} ({self.slot.bundle.sha256[:12]}), '
                                f'contract {contract.name} {contract.hash[:12]}, risk level {self._levels()[0]:.3f}')
-        for gate in ('reachability', 'surprise'):
-            if not self.slot.bundle.calibration[gate].get('guaranteed', True):
-                self.get_logger().warning(f'model {self.slot.version}: too few held-out episodes to guarantee the '
-                                          f'level of {gate}')
+        self._warn_of_calibration()
         for name in filter_parameters.weakened(p, contract):
             self.get_logger().warning(f'parameter {name} = {getattr(p, name)} weakens the filter')
 
     def start(self) -> None:
         """Forget everything but the latch, which a restart must not clear, and begin with stop."""
         with self._gate:
-            latched = self.state.latched
             self._reset_memory()
-            self.state = dataclasses.replace(self.state, latched=latched)
         self.slot.runtime.reset()
         self.witness.start()
         self.witness.event('activated', f'model {self.slot.version}')
@@ -142,18 +144,44 @@ class SafetyFilterNode(ManagedNode):
         for part in ('watchdog', 'witness'):
             if getattr(self, part, None) is not None:
                 getattr(self, part).stop()
+        if self.latch_file is not None:
+            self.latch_file.close()
+            self.latch_file = None
         if getattr(self, 'slot', None) is not None:
             self.slot.close()
 
     def _reset_memory(self) -> None:
         p, contract = self.p, self.contract
         self.observer = Observer(contract, p.pairing_tolerance_s, p.pairing_wait_s, p.labels)
-        self.state = FilterState.initial(contract.action.size)
+        self.state = dataclasses.replace(FilterState.initial(contract.action.size), latched=self.state.latched)
         self.senses = Senses(contract, self.limits, p.position_vector,
                              self._warn)
         self._proposal: tuple[int, list[float]] | None = None
         self._waiting: Observation | None = None
         self._deciding, self._scored = False, 0     # _scored: candidates of the last tick
+        self._anew = False      # the recurrent state begins anew with the next tick
+
+    def _recall_latch(self) -> None:
+        """Begin with what an earlier process of this name left latched, beside what this one holds."""
+        self.latch_file = LatchFile(filter_parameters.latch_path(self.p, self.get_fully_qualified_name()),
+                                    self.get_logger().warning)
+        latched, service = self.latch_file.read()
+        with self._gate:
+            self._estop_service = self._estop_service or service
+            self._latch(*latched)
+        if latched:
+            words = ', '.join(reason.word for reason in latched)
+            self.get_logger().warning(f'latched since before this start: {words}; see {self.latch_file.path}')
+
+    def _latch(self, *reasons: Reason) -> None:
+        """Add to the latch without `decide`, and keep it on the disk; the gate is held."""
+        latched = tuple(sorted({*self.state.latched, *reasons}, key=lambda reason: reason.rank))
+        self.state = dataclasses.replace(self.state, latched=latched, released=False, clean_since=None)
+        self._keep_latch()
+
+    def _keep_latch(self) -> None:
+        if self.latch_file is not None:
+            self.latch_file.put(self.state.latched, self._estop_service)
 
     def _hear(self, kind, topic: str, callback, profile) -> None:
         self.listen(kind, topic, self.witness.overhear(kind, self.resolve_topic_name(topic), callback), profile)
@@ -179,10 +207,14 @@ class SafetyFilterNode(ManagedNode):
             self._estop_topic = self._estop_topic if topic is None else topic
             self._estop_service = self._estop_service if service is None else service
             pressed = self._estop_topic or self._estop_service
-            if before != (self._estop_topic, self._estop_service):      # the topic is heard twice
+            # The topic is heard several times.
+            if before != (self._estop_topic, self._estop_service) and self.witness is not None:
                 self.witness.event('estop', 'pressed' if pressed else 'released', pressed=pressed)
+            if topic or service:
+                self._latch(Reason.ESTOP)
             if self.active and pressed:
                 self._stop_now()
+            self._keep_latch()
 
     def _on_label(self, message: Joy) -> None:
         self.observer.put_label(stamp_ns(message), message.axes, message.buttons)
@@ -217,8 +249,11 @@ class SafetyFilterNode(ManagedNode):
             now = time.monotonic()
             latched = self.state.latched
             self.state, present = safety.reset(self._inputs(now), self.limits, self.state, now)
-            if not present:
+            self._keep_latch()
+            if not present:     # what led to the latch, the arm moved by hand since: the model starts from nothing
+                self._anew = True
                 self.senses.forget()
+                self.state = dataclasses.replace(self.state, ticks_since_first=0)
         response.success = not present
         if present:
             response.message = 'refused, still present: ' + '; '.join(f'{r.word}: {r.advice}' for r in present)
@@ -271,15 +306,20 @@ class SafetyFilterNode(ManagedNode):
         with self._gate:
             last, path = (zero, ()) if is_first else (self.state.last, self.state.path)
         faults = self.senses.watch(observation, last, is_first)
+        if not self.watchdog.alive:     # nobody would send the next stop
+            self._warn(f'{Reason.INTERNAL_FAULT.word}: the watchdog has ended')
+            faults = (*faults, Reason.INTERNAL_FAULT)
         made = candidates(proposal, self.limits, self.senses.situation, last, path)
         previous = self.contract.action.normalise(last)
+        anew = is_first or self._anew
         output = None
         try:
-            scored = self.slot.runtime.step(observation.arrays, previous, is_first,
+            scored = self.slot.runtime.step(observation.arrays, previous, anew,
                                             self.contract.action.normalise(made.commands))
+            self._anew = False
             output = self._model_output(made, scored, last)
             self._scored = len(output.risk)
-            self.slot.remember((observation.arrays, previous, is_first), is_first)
+            self.slot.remember((observation.arrays, previous, anew), anew)
         except ValueError as error:
             self.senses.fault(Reason.MODEL_FAULT, str(error), time.monotonic())
         with self._gate:
@@ -290,7 +330,11 @@ class SafetyFilterNode(ManagedNode):
             oldest = self.senses.oldest(now)
             inputs = self._inputs(now, proposal=proposal, late=late or oldest > self.p.watchdog_s, is_first=is_first,
                                   faults=faults)
-            command, reason, self.state = safety.decide(inputs, output, self.limits, self.state, now)
+            command, reason, state = safety.decide(inputs, output, self.limits, self.state, now)
+            if command.any() and self.watchdog.fired != fires:      # it fired while this was decided
+                late, inputs = True, dataclasses.replace(inputs, late=True)
+                command, reason, state = safety.decide(inputs, output, self.limits, self.state, now)
+            self.state = state
             self._send(command, observation.stamp)
             self.watchdog.feed(min(observation.arrived, now - oldest) if command.any() else observation.arrived)
             sent = time.monotonic()
@@ -318,22 +362,33 @@ class SafetyFilterNode(ManagedNode):
                                   model_ready=self.slot.bundle is not None, enabled=self.p.filter_enabled, **values)
 
     # -- what leaves --------------------------------------------------------------------------------------------------
-    def _send(self, command: np.ndarray, stamp: int | None) -> None:
+    def _send(self, command: np.ndarray, stamp: int | None) -> int:
+        """Publish a command (A,) and return its number in the order of publication."""
         message = self._command_class()
         message.header.stamp = self.get_clock().now().to_msg() if stamp is None else time_of(stamp)
         message.header.frame_id = self.contract.action.frame
         for field, value in zip(self.contract.action.fields, command):
             set_field(message, field, float(value))
-        self.command_out.publish(message)
+        # The number tells which of two threads had the last word. The stop does not wait for a publication that hangs.
+        locked = self._sending.acquire(timeout=0.01)
+        try:
+            self.command_out.publish(message)
+            self._sent += 1
+            number = self._sent
+        finally:
+            if locked:
+                self._sending.release()
         self._remember_command(message)
         self.witness.sent(command)
+        return number
 
     def _watchdog_fired(self) -> None:
         """Runs in the watchdog's thread: stop goes out first, whatever else may be stuck."""
-        self._send(np.zeros(self.limits.size), None)
+        number = self._send(np.zeros(self.limits.size), None)
         if self._gate.acquire(timeout=0.02):
             try:
-                self._stop_now(send=False)
+                if self._sent == number:    # else a command came after this stop, and is what the arm does
+                    self._stop_now(send=False)
             finally:
                 self._gate.release()
 
@@ -356,8 +411,8 @@ class SafetyFilterNode(ManagedNode):
         self.witness.noted(f'{Reason.INTERNAL_FAULT.word}: {text}')
         with self._gate:
             # Latched here and not by `decide`, which may be what is broken.
-            self.state = dataclasses.replace(self.state, latched=(Reason.INTERNAL_FAULT, *self.state.latched),
-                                             released=False, clean_since=None, last=np.zeros(self.limits.size))
+            self.state = dataclasses.replace(self.state, last=np.zeros(self.limits.size))
+            self._latch(Reason.INTERNAL_FAULT)
             self._publish_state(Reason.INTERNAL_FAULT)
 
     def _publish_state(self, reason: Reason, latency_ms: float = float('nan'), stamp: int | None = None) -> None:
@@ -367,6 +422,7 @@ class SafetyFilterNode(ManagedNode):
         elif line:
             self.get_logger().info(line[1])
         self._shown = reason
+        self._keep_latch()
         ages = self.senses.ages(time.monotonic())
         message = filter_report.state_message(
             reason, self.state, ages, latency_ms, stamp, version=self.slot.version,
@@ -384,12 +440,17 @@ class SafetyFilterNode(ManagedNode):
             self.get_logger().error(f'offered model refused: {self.slot.refusal}')
         try:
             swapped = self.slot.swap()
-        except ValueError as error:
-            self.senses.fault(Reason.MODEL_FAULT, f'swap: {error}', time.monotonic())
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime has exceptions of its own: the live model goes on
+            self.senses.fault(Reason.MODEL_FAULT, f'swap: {type(error).__name__}: {error}', time.monotonic())
             return
         if swapped:
             self.get_logger().info(f'model {self.slot.version} ({self.slot.bundle.sha256[:12]}) is live')
+            self._warn_of_calibration()
             self.witness.model_changed(self.slot.version)
+
+    def _warn_of_calibration(self) -> None:
+        for text in filter_parameters.lax(self.slot.bundle.calibration):
+            self.get_logger().warning(f'model {self.slot.version}: calibration weakens the filter: {text}')
 
     def _in_force(self) -> dict:
         bundle, (level, slow, stop) = self.slot.bundle, self._levels()
@@ -406,6 +467,8 @@ class SafetyFilterNode(ManagedNode):
     def _report(self):
         slot = self.slot
         weak = filter_parameters.weakened(self.p, self.contract)
+        if slot.bundle is not None:
+            weak += [f'calibration {text}' for text in filter_parameters.lax(slot.bundle.calibration)]
         foreign = self.count_publishers(self.command_out.topic_name) - 1
         self.foreign_publishers = max(self.foreign_publishers, foreign)
         commanders = self.count_publishers(self._command_in)
@@ -413,12 +476,15 @@ class SafetyFilterNode(ManagedNode):
             'version': slot.version, 'sha256': slot.bundle.sha256 if slot.bundle else '', 'swaps': slot.swaps,
             'refused_models': slot.refused, 'last_refusal': slot.refusal, 'rate_hz': f'{self.rate.rate:.2f}',
             **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
-            'watchdog_alive': self.watchdog.alive, 'weakened': ' '.join(weak),
+            'watchdog_alive': self.watchdog.alive, 'weakened': ', '.join(weak),
             'foreign_publishers': self.foreign_publishers, 'commanders': commanders,
+            'latch_file': str(self.latch_file.path or 'off'), 'latch_file_error': self.latch_file.error,
             **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute),
             **self.witness.values()}
         refusal = slot.refusal if slot.refused else ''
-        return *filter_report.health(self.state.record.reason, weak, foreign, refusal, self.witness.trouble,
+        trouble = [f'audit cannot be written: {self.witness.trouble}'] * bool(self.witness.trouble)
+        trouble += [f'latch cannot be kept: {self.latch_file.error}'] * bool(self.latch_file.error)
+        return *filter_report.health(self.state.record.reason, weak, foreign, refusal, '; '.join(trouble),
                                      commanders), values
 
 

@@ -5,8 +5,10 @@
 It needs neither the executor nor the model nor the ROS clock: only `time.monotonic()` and one callable.
 """
 
+import contextlib
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 
@@ -20,7 +22,7 @@ class Watchdog:
     fire : callable
         Sends a stop. What it raises is counted, told to `on_error` and survived.
     on_error : callable, optional
-        Gets the exception.
+        Gets the exception; what it raises is counted and survived as well.
 
     """
 
@@ -63,6 +65,16 @@ class Watchdog:
         """True while the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
+    def _tell(self, error: Exception) -> None:
+        if self._on_error is None:
+            return
+        try:
+            self._on_error(error)
+        except Exception:  # noqa: BLE001 - the log is broken, too: the stops are not
+            self.errors += 1
+            with contextlib.suppress(Exception):
+                traceback.print_exc()
+
     def _run(self) -> None:
         while True:
             with self._wake:
@@ -79,8 +91,7 @@ class Watchdog:
                 self._fire()
             except Exception as error:  # noqa: BLE001 - whatever happens, the next stop must be sent
                 self.errors += 1
-                if self._on_error is not None:
-                    self._on_error(error)
+                self._tell(error)
             if self._due == due:
                 # The next one keeps the rate; after a stall there is no burst to catch up with.
                 after = self._clock()

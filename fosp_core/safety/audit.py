@@ -128,8 +128,15 @@ class AuditFiles:
         self.path = self.folder / f'audit-{now:%Y%m%dT%H%M%S}-{self._run}-{self._number:05d}.jsonl'
         self._file, self.size = open(self.path, 'ab', buffering=0), 0
         self._prune()
-        self._write(to_line({'k': START, 't': time.time(), 'mono': time.monotonic(), 'schema': SCHEMA,
-                             'run': self._run, 'pid': os.getpid(), **self._header()}))
+        try:
+            self._write(to_line({'k': START, 't': time.time(), 'mono': time.monotonic(), 'schema': SCHEMA,
+                                 'run': self._run, 'pid': os.getpid(), **self._header()}))
+        except Exception:
+            # A full disk still makes names: one file for each attempt, four a second, would stay.
+            self.close()
+            self.path.unlink(missing_ok=True)
+            self._number -= 1
+            raise
 
     def _prune(self) -> None:
         """Delete the oldest files until there is room for a full one."""

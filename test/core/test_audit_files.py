@@ -127,3 +127,20 @@ def test_what_a_reader_is_told(tmp_path):
     folder.mkdir(parents=True)
     with pytest.raises(DataError, match=f'^{re.escape(str(folder))}: Is a directory$'):
         list(read_entries(tmp_path / 'f'))
+
+
+def test_a_full_disk_is_not_littered_and_the_audit_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    files, write = AuditFiles(tmp_path, 1000, 10_000, dict), AuditFiles._write
+
+    def full(self, data):
+        self._file.write(data[:3])
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(AuditFiles, '_write', full)
+    for _ in range(10):
+        with pytest.raises(OSError, match='No space'):
+            files.append([EVENT])
+    assert not list(tmp_path.iterdir()) and files._file is None
+    monkeypatch.setattr(AuditFiles, '_write', write)
+    files.append([EVENT])
+    assert [path.name[-10:-6] for path in tmp_path.iterdir()] == ['0001'] and len(list(read_entries(tmp_path))) == 2
+    files.close()

@@ -97,7 +97,8 @@ class Graph:
     def __init__(self, folder, model='', **settings):
         overrides = [('sim_bridge', 'episodes', 10_000), ('trainer', 'work_dir', str(folder / 'work')),
                      ('safety_filter', 'audit_dir', str(folder / 'audit')),
-                     ('safety_filter', 'incident_dir', str(folder / 'incidents'))]
+                     ('safety_filter', 'incident_dir', str(folder / 'incidents')),
+                     ('safety_filter', 'latch_file', str(folder / 'latch.json'))]
         overrides += [(*name.split('.'), value) for name, value in settings.items()]
         self.folder = folder
         self.specs = {spec.name: spec for spec in graph.build(graph.GraphOptions(

@@ -120,7 +120,8 @@ class Stand:
         self.folder, self.namespace, self._command = folder, namespace, command
         self._environment = environment or {}
         self.parameters = {'model': model, 'release_s': 0.15, 'ramp_s': 0.15, **LIMITS,
-                           'audit_dir': folder / 'audit', 'incident_dir': folder / 'incidents', **parameters}
+                           'audit_dir': folder / 'audit', 'incident_dir': folder / 'incidents',
+                           'latch_file': folder / 'latch.json', **parameters}
         self.child, self._kind = None, cell
         self.participant = Participant(self._cell)
         self._judged = 0

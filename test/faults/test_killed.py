@@ -49,7 +49,8 @@ def started(rig, toy, tmp_path):
     processes = [
         subprocess.Popen([sys.executable, '-m', 'fosp_ros.safety_filter_node', '--ros-args', '-r', '__ns:=/fosp',
                           '-p', f'model:={model}', '-p', 'release_s:=0.0', '-p', 'ramp_s:=0.0',
-                          '-p', f'audit_dir:={tmp_path / "audit"}', '-p', f'incident_dir:={tmp_path / "incidents"}'],
+                          '-p', f'audit_dir:={tmp_path / "audit"}', '-p', f'incident_dir:={tmp_path / "incidents"}',
+                          '-p', f'latch_file:={tmp_path / "latch.json"}'],
                          stderr=subprocess.PIPE, text=True),
         subprocess.Popen([sys.executable, '-c', LEARNER])]
     cell.start()

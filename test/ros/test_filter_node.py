@@ -17,7 +17,8 @@ from std_msgs.msg import Bool, UInt8MultiArray
 from std_srvs.srv import Trigger
 
 from fosp_core.deploy.runtime import FilterOutput
-from fosp_core.safety.reasons import BY_WORD, Effect
+from fosp_core.safety import filter as safety
+from fosp_core.safety.reasons import BY_WORD, Effect, Reason
 from fosp_ros import diagnostics
 from fosp_ros.safety_filter_node import SafetyFilterNode
 
@@ -60,7 +61,7 @@ class ScriptedFilter(SafetyFilterNode):
 
 
 @pytest.fixture
-def make(rig, model):
+def make(rig, model, tmp_path):
     """Start a cell and a filter; returns (rig, cell, node)."""
     Scripted.risk, Scripted.surprise, Scripted.delay = 0.1, 1.0, 0.0
 
@@ -77,7 +78,8 @@ def make(rig, model):
         cells.append(cell)
         executor.add_node(cell)
         thread.start()
-        overrides = {'model': str(model), 'release_s': 0.15, 'ramp_s': 0.15, **parameters}
+        overrides = {'model': str(model), 'release_s': 0.15, 'ramp_s': 0.15,
+                     'latch_file': str(tmp_path / 'latch.json'), **parameters}
         node = kind(namespace='fosp', parameter_overrides=[Parameter(k, value=v) for k, v in overrides.items()])
         rig.add(node)
         assert node.bring_up(), node.failure
@@ -320,3 +322,106 @@ def test_with_the_real_runtime_every_state_is_known_and_stops_are_zero(make):
         sent = [float(v) for v in diagnostics.values_of(message)['sent'].split()]
         assert reason.effect not in (Effect.STOP, Effect.HOLD) or not any(sent)
     assert node.compute.percentile(50) < 30 and 'model_fault' not in {m.message for _, m in cell.states}
+
+
+def fire(node):
+    """Let the watchdog send its stop from a thread of its own, as it does; return when the stop is out."""
+    def run():
+        node.watchdog.fired += 1
+        node._watchdog_fired()
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(0.01)        # the gate is held by the caller: it waits there for 20 ms
+    return thread
+
+
+def test_a_stop_of_the_watchdog_while_the_tick_decides_is_not_overtaken(make, monkeypatch):
+    rig, cell, node = make()
+    moving(rig, cell)
+    decide, done = safety.decide, []
+
+    def interrupted(inputs, *rest):
+        if not inputs.late and not done:
+            done.append(len(node_log))
+            fire(node)
+        return decide(inputs, *rest)
+    node_log, send = [], node._send
+
+    def logged(command, stamp):
+        node_log.append((command.copy(), stamp))
+        return send(command, stamp)
+    monkeypatch.setattr(node, '_send', logged)
+    monkeypatch.setattr('fosp_core.safety.filter.decide', interrupted)
+    rig.wait_for(lambda: done and len(node_log) >= done[0] + 2, 2.0, 'the answer')
+    (stop, _), (answer, stamp) = node_log[done[0]:done[0] + 2]
+    assert not stop.any() and stamp is not None and not answer.any()
+
+
+def test_a_command_that_came_after_the_watchdogs_stop_is_what_the_arm_does(make, monkeypatch):
+    rig, cell, node = make()
+    moving(rig, cell)
+    send, after = node._send, []
+
+    def overtaken(command, stamp):
+        if not command.any() or after:
+            return send(command, stamp)
+        thread = fire(node)
+        number = send(command, stamp)
+        after.append((thread, command.copy()))
+        return number
+    monkeypatch.setattr(node, '_send', overtaken)
+    rig.wait_for(lambda: after, 2.0, 'the overtaken stop')
+    after[0][0].join(1.0)
+    assert node.state.last.any() and (node.state.last == after[0][1]).all()
+
+
+def test_without_a_watchdog_nothing_moves(make):
+    rig, cell, node = make()
+    moving(rig, cell)
+    node.watchdog.stop()
+    rig.wait_for(lambda: cell.reason == 'internal_fault', 2.0, 'internal_fault')
+    count = len(cell.sent)
+    time.sleep(0.4)
+    assert len(cell.sent) - count >= 3 and not any(v.any() for _, _, v in cell.sent[count:])
+
+
+def test_a_decision_that_goes_on_failing_latches_each_reason_once(make, monkeypatch):
+    rig, cell, node = make()
+    moving(rig, cell)
+    node._on_estop(Bool(data=True))
+    monkeypatch.setattr('fosp_core.safety.filter.decide', lambda *a: 1 / 0)
+    time.sleep(0.6)
+    assert node.state.latched == (Reason.ESTOP, Reason.INTERNAL_FAULT)
+
+
+def test_a_swap_that_fails_in_the_runtime_stops_and_the_process_goes_on(make, monkeypatch):
+    rig, cell, node = make()
+    moving(rig, cell)
+    swap, tries = node.slot.swap, []
+
+    def broken():
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError('onnxruntime: out of memory')
+        return swap()
+    since = time.monotonic()
+    monkeypatch.setattr(node.slot, 'swap', broken)
+    rig.wait_for(lambda: 'model_fault' in [m.message for t, m in cell.states if t > since], 2.0, 'model_fault')
+    moving(rig, cell)
+
+
+def test_a_reset_begins_the_recurrent_state_anew(make):
+    rig, cell, node = make()
+    moving(rig, cell)
+    steps = node.slot.runtime.steps
+    count = len(steps)
+    assert call(rig, cell, 'reset', Trigger.Request()).success
+    rig.wait_for(lambda: len(steps) >= count + 4, 2.0, 'four ticks')
+    assert [is_first for _, is_first in steps[count:]].count(True) == 1
+    assert len(node.slot._records) <= len(steps) - count and node.slot._records[0][2]
+    cell.estop.publish(Bool(data=True))
+    rig.wait_for(lambda: cell.reason == 'estop', 2.0, 'estop')
+    count = len(steps)
+    assert not call(rig, cell, 'reset', Trigger.Request()).success      # refused: nothing is forgotten
+    rig.wait_for(lambda: len(steps) >= count + 4, 2.0, 'four ticks')
+    assert not any(is_first for _, is_first in steps[count:])

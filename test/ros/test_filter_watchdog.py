@@ -93,3 +93,14 @@ def test_stop_ends_it(make):
     dog.start()
     time.sleep(0.1)
     assert len(times) > count
+
+
+def test_what_on_error_raises_is_survived_as_well(make, capsys):
+    def fire():
+        raise RuntimeError('publisher gone')
+
+    def on_error(error):
+        raise ValueError('no log either')
+    dog = make(fire, on_error=on_error)
+    time.sleep(0.3)
+    assert dog.alive and dog.errors >= 8 and 'no log either' in capsys.readouterr().err

@@ -1,0 +1,61 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What guards less than it does by default is named, and nothing else is."""
+
+import types
+
+import pytest
+
+from fosp_core.contract import Contract
+from fosp_core.deploy.bundle import Bundle
+from fosp_core.paths import config_file, share_dir
+from fosp_ros.filter_parameters import JOINTS, PARAMETERS, lax, weakened
+
+CONTRACT = Contract.load(config_file('contract_safereach.yaml'))
+SOUND = {'level': 0.5, 'alpha': 0.2, 'n': 50, 'guaranteed': True}
+OTHERS = [f'ur_joint{k}' for k in range(7)]
+DEFAULT = {row.name: row.default for row in PARAMETERS}
+
+
+def entry(name, index, value):
+    return {name: [value if k == index else v for k, v in enumerate(DEFAULT[name])]}
+
+
+@pytest.mark.parametrize(('change', 'names'), [
+    ({}, []),
+    ({'filter_enabled': False}, ['filter_enabled']),
+    (entry('workspace_low', 2, 0.0), ['workspace_low']), (entry('workspace_low', 2, 0.1), []),
+    (entry('workspace_high', 1, 0.41), ['workspace_high']), (entry('workspace_high', 1, 0.39), []),
+    ({'workspace_low': [], 'workspace_high': []}, ['workspace_low']),
+    ({'joint_names': [], 'joint_low': [], 'joint_high': [], 'joint_speed': []}, ['joint_names']),
+    ({'joint_names': JOINTS[1:], **{k: DEFAULT[k][1:] for k in ('joint_low', 'joint_high', 'joint_speed')}},
+     ['joint_names']),
+    (entry('joint_low', 1, -1.8), ['joint_low']), (entry('joint_low', 1, -1.7), []),
+    (entry('joint_high', 3, 0.0), ['joint_high']), (entry('joint_high', 3, -0.1), []),
+    (entry('joint_speed', 6, 2.7), ['joint_speed']), (entry('joint_speed', 6, 2.5), []),
+    ({k: DEFAULT[k][::-1] for k in ('joint_names', 'joint_low', 'joint_high', 'joint_speed')}, []),
+    ({'joint_names': OTHERS, 'joint_speed': [9.0] * 7}, []),
+    ({'pairing_tolerance_s': 0.06}, ['pairing_tolerance_s']), ({'pairing_tolerance_s': 0.04}, []),
+    ({'max_speed': 1.0}, ['max_speed']), ({'latch_file': 'off'}, ['latch_file']),
+])
+def test_what_guards_less_than_the_default_is_named(change, names):
+    assert weakened(types.SimpleNamespace(**{**DEFAULT, **change}), CONTRACT) == names
+
+
+@pytest.mark.parametrize(('gate', 'change', 'names'), [
+    ('reachability', {}, []), ('surprise', {}, []),
+    ('reachability', {'level': 0.51}, ['reachability level 0.51']),
+    ('reachability', {'level': float('nan')}, ['reachability level nan']),
+    ('reachability', {'alpha': 0.21}, ['reachability alpha 0.21']),
+    ('surprise', {'alpha': 0.99, 'n': 1}, ['surprise alpha 0.99']),
+    ('surprise', {'guaranteed': False}, ['surprise not guaranteed']),
+    ('reachability', {'n': 4, 'alpha': 0.2}, []), ('reachability', {'n': 3, 'alpha': 0.2},
+                                                   ['reachability not guaranteed']),
+])
+def test_a_lax_calibration_is_named(gate, change, names):
+    other = {'reachability': SOUND, 'surprise': SOUND}
+    assert lax({**other, gate: {**SOUND, **change}}) == names
+
+
+def test_the_shipped_model_is_not_lax():
+    assert lax(Bundle.open(share_dir() / 'models' / 'safereach', None, True).calibration) == []

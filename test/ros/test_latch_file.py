@@ -1,0 +1,164 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The latch outlives cleanup and the death of the process, and only a reset ends it."""
+
+import json
+import time
+
+import pytest
+import rclpy
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from ros_rig import wait_for
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+
+from fosp_core.safety.reasons import Reason
+from fosp_ros.filter_parameters import latch_path
+from fosp_ros.latch_file import LatchFile
+from fosp_ros.safety_filter_node import SafetyFilterNode
+
+
+def gone(path):
+    wait_for(lambda: not path.exists(), 3.0, f'the end of {path}')
+
+
+def test_what_is_put_is_read_by_the_next_process_and_nothing_is_left_after_the_reset(tmp_path):
+    path = tmp_path / 'deep' / 'latch.json'
+    first = LatchFile(path, pytest.fail)
+    assert first.read() == ((), False) and not path.parent.exists()
+    first.put((Reason.ESTOP, Reason.WORKSPACE_MEASURED), True)
+    first.close()
+    assert json.loads(path.read_bytes())['latched'] == ['estop', 'workspace_measured']
+    second = LatchFile(path, pytest.fail)
+    assert second.read() == ((Reason.ESTOP, Reason.WORKSPACE_MEASURED), True)
+    second.put((), False)
+    gone(path)
+    second.close()
+
+
+@pytest.mark.parametrize('content', [b'', b'{"schema": 1}', b'{"schema": 2, "latched": [], "estop_service": false}',
+                                     b'{"schema": 1, "latched": ["nonsense"], "estop_service": false}', b'\xff', b'[]'])
+def test_a_file_that_cannot_be_understood_is_a_latched_fault_until_reset(tmp_path, content):
+    path, lines = tmp_path / 'latch.json', []
+    path.write_bytes(content)
+    file = LatchFile(path, lines.append)
+    assert file.read() == ((Reason.INTERNAL_FAULT,), False) and str(path) in lines[0]
+    file.put((), False)
+    gone(path)
+    file.close()
+
+
+def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr('fosp_ros.latch_file.RETRY_S', 0.02)
+    (tmp_path / 'file').write_text('in the way')
+    lines = []
+    file = LatchFile(tmp_path / 'file' / 'latch.json', lines.append)
+    file.put((Reason.ESTOP,), False)
+    wait_for(lambda: file.error, 2.0, 'the error')
+    time.sleep(0.1)
+    assert len(lines) == 1
+    (tmp_path / 'file').unlink()
+    wait_for(lambda: not file.error and file.path.exists(), 2.0, 'the file')
+    file.close()
+
+
+def test_off_keeps_nothing():
+    file = LatchFile(None, pytest.fail)
+    file.put((Reason.ESTOP,), True)
+    file.close()
+    assert file.read() == ((), False)
+
+
+@pytest.fixture
+def filters(rig, toy, tmp_path):
+    """Make a filter on one latch file: fed with nothing, so that it stands still anyway. Levels: those of the toy."""
+    from filter_cell import recalibrated
+    calibration = {'schema': 1, 'reachability': {'level': 0.5, 'alpha': 0.1, 'n': 50}, 'data_hash': 'test',
+                   'surprise': {'level_slow': 5.0, 'level_stop': 9.0, 'alpha': 0.1, 'n': 50}}
+    model = recalibrated(toy, tmp_path / 'b', calibration).path
+
+    def build(**more):
+        values = {'model': str(model), 'latch_file': str(tmp_path / 'latch.json'), 'audit': False, 'incidents': False}
+        return rig.add(SafetyFilterNode(namespace='fosp', parameter_overrides=[
+            Parameter(k, value=v) for k, v in {**values, **more}.items()]))
+    return build
+
+
+def press(node, pressed):
+    return node._on_estop_service(SetBool.Request(data=pressed), SetBool.Response())
+
+
+def reset(node):
+    return node._on_reset(Trigger.Request(), Trigger.Response())
+
+
+def test_cleanup_and_configure_clear_neither_press_nor_latch(filters):
+    node = filters()
+    assert node.bring_up()
+    press(node, True)
+    for trigger in (node.trigger_deactivate, node.trigger_cleanup, node.trigger_configure, node.trigger_activate):
+        trigger()
+    assert node.active and node.state.latched == (Reason.ESTOP,)
+    assert 'estop' in reset(node).message and not reset(node).success      # still pressed
+    press(node, False)
+    assert node.state.latched == (Reason.ESTOP,) and reset(node).success and not node.state.latched
+
+
+@pytest.mark.parametrize('configured', [False, True])
+def test_a_press_latches_while_the_filter_is_not_active(filters, configured):
+    node = filters()
+    if configured:
+        node.trigger_configure()
+    node._on_estop(Bool(data=True))
+    node._on_estop(Bool(data=False))
+    if not configured:
+        node.trigger_configure()
+    node.trigger_activate()
+    assert node.active and node.state.latched == (Reason.ESTOP,)
+    assert reset(node).success
+
+
+def test_the_next_process_comes_up_latched_with_the_causes_of_the_last_one(filters, tmp_path):
+    node = filters()
+    assert node.bring_up()
+    press(node, True)
+    with node._gate:
+        node._latch(Reason.WORKSPACE_MEASURED)
+    wait_for(lambda: (tmp_path / 'latch.json').exists() and b'workspace' in (tmp_path / 'latch.json').read_bytes(), 2.0,
+             'the file')
+    again = filters()       # as after kill -9: the first one has not been asked for anything
+    assert again.bring_up() and again.state.latched == (Reason.ESTOP, Reason.WORKSPACE_MEASURED)
+    assert not reset(again).success
+    press(again, False)
+    assert reset(again).success
+    gone(tmp_path / 'latch.json')
+    third = filters()
+    assert third.bring_up() and not third.state.latched
+
+
+def test_off_is_weaker_and_says_so(filters):
+    node = filters(latch_file='off')
+    assert node.bring_up()
+    press(node, True)
+    status, text, values = node._report()
+    assert 'latch_file' in values['weakened'] and values['latch_file'] == 'off'
+
+
+def test_each_node_has_a_file_of_its_own(filters):
+    node = filters(latch_file='')
+    assert latch_path(node.p, '/cell/left/safety_filter').name == 'latch-cell.left.safety_filter.json'
+
+
+def test_the_estop_is_heard_reliably_from_a_reliable_volatile_button_too(filters):
+    filters()
+    probe = rclpy.create_node('probe')
+    try:
+        wait_for(lambda: len(probe.get_subscriptions_info_by_topic('/fosp/estop')) >= 3, 5.0, 'three ears')
+        ears = {(i.qos_profile.reliability, i.qos_profile.durability)
+                for i in probe.get_subscriptions_info_by_topic('/fosp/estop')}
+    finally:
+        probe.destroy_node()
+    assert ears == {(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL),
+                    (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE),
+                    (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)}
