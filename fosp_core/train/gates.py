@@ -117,7 +117,7 @@ def judge(ratings: Sequence[Ratings], levels: dict[str, float], config: GatesCon
 
     """
     units = list(ratings) if len(ratings) > 1 else [p for r in ratings for p in r.pieces(PIECES)]
-    numbers: dict[str, float] = {'level': config.level, 'episodes': len(ratings), 'units': len(units)}
+    numbers: dict[str, float] = {'test_level': config.level, 'episodes': len(ratings), 'units': len(units)}
     if len(units) < 2:
         return f'nothing to compare on: {len(units)} stretches of held-out replay, expected at least 2', numbers
     reasons = []
@@ -130,6 +130,7 @@ def judge(ratings: Sequence[Ratings], levels: dict[str, float], config: GatesCon
                            f'allowed {margin:g} ({len(values)} {"episodes" if len(ratings) > 1 else "stretches"})')
 
     for estimate in ESTIMATES:
+        numbers[f'risk_{estimate}'] = float(np.mean([u.proposed[estimate, 'parent'].mean() for u in units]))
         rises = [float((u.proposed[estimate, 'new'] - u.proposed[estimate, 'parent']).mean()) for u in units]
         bounded(f'risk_rise_{estimate}', rises, config.risk_margin,
                 f"by the {estimate} estimate the new policy's actions are riskier than its parent's")
@@ -146,9 +147,14 @@ def judge(ratings: Sequence[Ratings], levels: dict[str, float], config: GatesCon
                            f'the parent of {numbers["warned_parent"]:.1%} ({len(shares)} episodes)'
                            + (': significantly less' if least > 0.0 else f', allowed {config.warned_margin:.0%} less'))
     else:
-        bounded('estimate_fall', [float((u.proposed['parent', 'parent'] - u.proposed['new', 'parent']).mean())
-                                  for u in units], config.estimate_margin,
-                "no held-out violation, and the new estimate rates the parent's actions lower than the parent does")
+        before, after = (np.array([u.proposed[e, 'parent'].mean() for u in units]) for e in ESTIMATES)
+        fall, allowed = upper_bound(before - after, config.level), config.estimate_margin * float(before.mean())
+        numbers |= {'estimate_parent': float(before.mean()), 'estimate_new': float(after.mean()),
+                    'estimate_fall_bound': fall, 'estimate_margin': config.estimate_margin}
+        if not fall <= allowed:
+            reasons.append(f"no held-out violation to judge by, and the new estimate rates the parent's actions "
+                           f'{after.mean():.4f}, the parent {before.mean():.4f}: lower by at most {fall:.4f} with '
+                           f'{1 - config.level:.0%} confidence, allowed {allowed:.4f}')
     return '; '.join(reasons), numbers
 
 
