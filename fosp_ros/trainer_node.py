@@ -270,8 +270,11 @@ class TrainerNode(ManagedNode):
     def _finish(self, phase: str, values: dict) -> None:
         job, self.job = self.job, None
         self.session.forget_data(job.name)
-        log = self.get_logger().info if phase == PUBLISHED else self.get_logger().warning
-        log(f'job {job.name}: {phase}; ' + ', '.join(f'{k} {v}' for k, v in values.items()))
+        text = f'job {job.name}: {phase}; ' + ', '.join(f'{k} {v}' for k, v in values.items())
+        if phase == PUBLISHED:      # two calls: rclpy pins the severity to the line of code that logs
+            self.get_logger().info(text)
+        else:
+            self.get_logger().warning(text)
         self._say(phase, {'step': job.step, 'steps': job.steps, **values}, job.name)
 
     def _publish_model(self, bundle: Bundle) -> None:
