@@ -148,7 +148,7 @@ class AlignmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GatesConfig:
-    """What a fine-tuned model must show before it is published (algorithm.md 5); every value is ours."""
+    """What a fine-tuned model must show before it is published (docs/explanation/gates.md); every value is ours."""
 
     level: float = _number(0.05, 0.0, 0.5, True)            # of each one-sided test
     risk_margin: float = _number(0.02, -1.0, 1.0)           # rise of the mean risk that is still none

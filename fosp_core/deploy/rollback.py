@@ -5,7 +5,7 @@
 Pure: no ROS, no clock. Wald's sequential probability ratio test on blocks of ticks, since neighbouring ticks are
 far from independent: a block counts as one when the model stepped in at any of its ticks. The rate before the swap is
 estimated with the version that was live then, so the error rates hold for a rate that is known well; what few blocks
-make of them stands in docs/explanation/algorithm.md 5.
+make of them stands in docs/explanation/gates.md.
 """
 
 import dataclasses

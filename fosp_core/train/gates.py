@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuned model must show before it may reach an arm. The worker runs it; docs/explanation/algorithm.md 5.
+"""What a fine-tuned model must show before it may reach an arm. The worker runs it; docs/explanation/gates.md.
 
 Every number is the risk of an action at a record of replay, by one of two reachability estimates (the parent's and the
 new one), each on its own model's posterior state of that record. The unit of every test is the episode: records of one
