@@ -38,7 +38,7 @@ class RollbackWatch:
         self._node, self._on_worse = node, on_worse
         self.trial = Trial(TrialOptions(p.rollback_ratio, p.rollback_floor, p.rollback_alpha, p.rollback_beta,
                                         p.rollback_block, p.rollback_min_blocks, p.rollback_max_blocks))
-        node.listen(DiagnosticStatus, 'safety_filter/state', self._on_state, qos.EVENT)     # deep: no tick may be missed
+        node.listen(DiagnosticStatus, 'safety_filter/state', self._on_state, qos.EVENT)     # deep: no tick is missed
 
     def begin(self, version: str, parent: str) -> None:
         """Put `version` on trial against `parent`; what is too little to compare with is said in the log."""

@@ -3,7 +3,7 @@
 """The trainer's folder on disk: one session per start, with its episodes, jobs and model versions. No rclpy.
 
 WORK_DIR/sessions/<time>/episodes/*.npz   kept episodes, oldest removed first
-WORK_DIR/sessions/<time>/jobs/<id>/       data snapshot and result of each job: `bundle`, or `bundle.refused` with reason.txt
+WORK_DIR/sessions/<time>/jobs/<id>/       data snapshot and result: `bundle`, or `bundle.refused` with reason.txt
 WORK_DIR/sessions/<time>/models/          BundleStore: versions, `current`, `previous`
 """
 

@@ -38,7 +38,7 @@ class TrialOptions:
 
 
 def alternative(base: float, ratio: float, floor: float) -> float:
-    """Return the rate to be told from `base`: `ratio` (> 1) times it, at least `floor`, at most half of the way to 1."""
+    """Return the rate to be told from `base`: `ratio` (> 1) times it, at least `floor`, at most half way to 1."""
     return min(max(ratio * base, floor), (1.0 + base) / 2.0)
 
 
@@ -99,7 +99,7 @@ class Trial:
     def begin(self, version: str, parent: str) -> str:
         """Put `version` on trial; return WATCHING, or UNKNOWN with `why` set when there is too little to compare with.
 
-        A parent that is itself undecided is no yardstick: the rate before it stays in force, or small rises would add up.
+        A parent that is itself undecided is no yardstick: the rate before it stays in force, or small rises add up.
         """
         o = self.options
         undecided = self.state == WATCHING and parent == self.version

@@ -67,6 +67,7 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     from fosp_core.data.store import data_hash
     from fosp_core.deploy.export import export_bundle, round_to_half
     from fosp_core.deploy.trained_on import KEY, listing
+    from fosp_core.safety.calibration import HORIZON, LEAD
     from fosp_core.train import gates
     from fosp_core.train.align import pre_align
     from fosp_core.train.dataset import split
@@ -110,12 +111,12 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
         card['online_share'] = round(float(np.mean(shares)), 4)
     if not refusal:
         calibration = recalibrated(agent, held, calibration, bundle.version)
-        level = calibration['reachability']['level']
+        level, promise = calibration['reachability']['level'], bundle.calibration['reachability']
+        window = promise.get('horizon', HORIZON), promise.get('lead', LEAD)
         if held:
             card |= heldout_metrics(agent, held, level)
         refusal, numbers = gates.compare(parent, agent, {'offline': held, 'online': witnesses or adapting},
-                                         {'parent': bundle.calibration['reachability']['level'], 'new': level},
-                                         learner.config.gates)
+                                         {'parent': promise['level'], 'new': level}, learner.config.gates, window)
         card |= numbers | {'gate/online_in_training': not witnesses}
     version = version or f'{bundle.version.split("+")[0]}+{time.strftime("%Y%m%dT%H%M%S")}'
     about = {'version': version, 'name': bundle.manifest['name'], 'calibration': calibration,
@@ -143,7 +144,8 @@ def _set_aside(agent, folder: Path, reason: str, about: dict) -> None:
     with atomic_dir(folder) as temporary:
         (temporary / 'reason.txt').write_text(reason + '\n')
         try:
-            export_bundle(agent, temporary / 'bundle', **{**about, 'metrics': about['metrics'] | {'gate/refused': reason}})
+            about = {**about, 'metrics': about['metrics'] | {'gate/refused': reason}}
+            export_bundle(agent, temporary / 'bundle', **about)
         except RefusedError:
             (temporary / 'weights.safetensors').write_bytes(weights_bytes(agent))
 

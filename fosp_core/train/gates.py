@@ -43,14 +43,14 @@ class Ratings:
 
 
 def compare(parent: Agent, new: Agent, sources: dict[str, list[Episode]], levels: dict[str, float],
-            config: GatesConfig) -> tuple[str, dict[str, float]]:
+            config: GatesConfig, window: tuple[int, int] = (HORIZON, LEAD)) -> tuple[str, dict[str, float]]:
     """Rate the episodes of every source (`offline`, `online`) with both models and judge; see `judge`.
 
     Returns the reason and the numbers, keys `gate/...`; `gate/offline` and `gate/online` count the episodes.
     """
     looked_at = {name: spread(episodes, config.episodes) for name, episodes in sources.items()}
     reason, numbers = judge([rate(parent, new, e) for episodes in looked_at.values() for e in episodes], levels,
-                            config)
+                            config, window)
     numbers |= {name: len(episodes) for name, episodes in looked_at.items()}
     return reason, {f'gate/{k}': v for k, v in numbers.items()}
 
@@ -96,7 +96,8 @@ def upper_bound(values: np.ndarray, level: float) -> float:
     return float(values.mean() + t.ppf(1.0 - level, n - 1) * values.std(ddof=1) / math.sqrt(n))
 
 
-def judge(ratings: Sequence[Ratings], levels: dict[str, float], config: GatesConfig) -> tuple[str, dict[str, float]]:
+def judge(ratings: Sequence[Ratings], levels: dict[str, float], config: GatesConfig,
+          window: tuple[int, int] = (HORIZON, LEAD)) -> tuple[str, dict[str, float]]:
     """Decide whether the new model may take its parent's place.
 
     Parameters
@@ -107,6 +108,8 @@ def judge(ratings: Sequence[Ratings], levels: dict[str, float], config: GatesCon
         Calibrated risk level of `parent` and of `new`.
     config : GatesConfig
         Thresholds; its page says what each means.
+    window : pair of int
+        The calibration's horizon and lead: from how many records before a violation to how many a warning counts.
 
     Returns
     -------
@@ -134,7 +137,7 @@ def judge(ratings: Sequence[Ratings], levels: dict[str, float], config: GatesCon
         rises = [float((u.proposed[estimate, 'new'] - u.proposed[estimate, 'parent']).mean()) for u in units]
         bounded(f'risk_rise_{estimate}', rises, config.risk_margin,
                 f"by the {estimate} estimate the new policy's actions are riskier than its parent's")
-    shares = warned_shares(ratings, levels)
+    shares = warned_shares(ratings, levels, window)
     numbers['violating'] = len(shares)
     if len(shares):
         numbers |= {'warned_parent': float(shares[:, 0].mean()), 'warned_new': float(shares[:, 1].mean())}
@@ -155,18 +158,20 @@ def judge(ratings: Sequence[Ratings], levels: dict[str, float], config: GatesCon
             reasons.append(f"no held-out violation to judge by, and the new estimate rates the parent's actions "
                            f'{after.mean():.4f}, the parent {before.mean():.4f}: lower by at most {fall:.4f} with '
                            f'{1 - config.level:.0%} confidence, allowed {allowed:.4f}')
-    return '; '.join(reasons), numbers
+    return '; '.join(reasons), {k: v for k, v in numbers.items() if math.isfinite(v)}     # JSON has no NaN
 
 
-def warned_shares(ratings: Sequence[Ratings], levels: dict[str, float]) -> np.ndarray:
+def warned_shares(ratings: Sequence[Ratings], levels: dict[str, float],
+                  window: tuple[int, int] = (HORIZON, LEAD)) -> np.ndarray:
     """Share of the records before a violation that are rated above the level, (violating episodes, 2): parent, new.
 
-    Those records are the calibration's window: from HORIZON to LEAD records before the first cost. The executed action
-    is rated; an episode whose violation comes earlier than LEAD has no such record and counts nothing.
+    Those records are the calibration's window, from horizon to lead records before the first cost. The executed action
+    is rated; an episode whose violation comes earlier than the lead has no such record and counts nothing.
     """
+    horizon, lead = window
     rows = []
     for r in ratings:
-        if r.violation is not None and r.violation >= LEAD:
-            window = warning_window(r.violation, HORIZON, LEAD)
-            rows.append([float((r.recorded[e][window] > levels[e]).mean()) for e in ESTIMATES])
+        if r.violation is not None and r.violation >= max(1, lead):
+            before = warning_window(r.violation, horizon, lead)
+            rows.append([float((r.recorded[e][before] > levels[e]).mean()) for e in ESTIMATES])
     return np.array(rows, np.float64).reshape(-1, 2)

@@ -44,7 +44,8 @@ def test_a_model_that_changed_nothing_passes_with_its_numbers():
 def test_riskier_actions_by_either_estimate_are_refused(estimate):
     rises = {f'rise_{estimate}': 0.05}
     reason, numbers = judged([rated(**rises) for _ in range(5)], risk_margin=0.04)
-    assert reason.startswith(f"by the {estimate} estimate the new policy's actions are riskier than its parent's by 0.05")
+    expected = f"by the {estimate} estimate the new policy's actions are riskier than its parent's by 0.05"
+    assert reason.startswith(expected)
     assert '95% confidence, allowed 0.04 (5 episodes)' in reason
     assert numbers[f'risk_rise_{estimate}_bound'] == pytest.approx(0.05)
     assert judged([rated(**rises) for _ in range(5)], risk_margin=0.06)[0] == ''
@@ -55,7 +56,8 @@ def test_what_cannot_be_shown_is_refused():
     few = [rated(rise_parent=0.05), rated(rise_parent=-0.05)]
     assert 'riskier' in judged(few, risk_margin=0.04)[0]
     assert judged(few * 20, risk_margin=0.04)[0] == ''
-    assert judged([rated(rise_parent=np.nan), rated(), rated()])[0] != ''
+    reason, numbers = judged([rated(rise_parent=np.nan), rated(), rated()])
+    assert 'riskier' in reason and all(np.isfinite(v) for v in numbers.values())
 
 
 def test_the_bound_is_student_s():
@@ -98,12 +100,13 @@ def test_only_the_window_before_a_violation_counts():
     r.recorded['new'][10:] = 0.0        # within LEAD of the contact: too late to help
     r.recorded['new'][:2] = 0.0         # longer before it than HORIZON
     assert gates.warned_shares([r, rated(recorded=(0.9, 0.9), violation=2)], LEVELS).tolist() == [[1.0, 1.0]]
+    assert gates.warned_shares([r], LEVELS, (4, 1)).tolist() == [[1.0, 0.5]]
 
 
 def test_without_a_violation_the_new_estimate_may_not_fall():
     low = [rated(fall=0.05), rated(fall=0.05, risk=0.2)]
     reason, numbers = judged(low)
-    assert reason.startswith("no held-out violation to judge by, and the new estimate rates the parent's actions 0.1000, the ")
+    assert reason.startswith('no held-out violation to judge by, and the new estimate rates the parent')
     assert (numbers['estimate_parent'], numbers['estimate_new']) == (pytest.approx(0.15), pytest.approx(0.1))
     assert judged(low, estimate_margin=0.6)[0] == '' and judged([rated(fall=-0.1)] * 3)[0] == ''
     # With one, the warnings decide: safe states may well be found safer than they were.
