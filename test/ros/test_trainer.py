@@ -239,10 +239,14 @@ def test_no_rollback_when_the_rate_stays_or_when_it_is_switched_off(make, toy):
             break
     rig.wait_for(lambda: trial.state == 'kept', what='the verdict')
     assert trainer._report()[2]['trial'] == 'kept'
+    trainer.watch.begin('child', 'toy')     # switched off in the middle of a trial
+    assert trial.state == 'watching'
     trainer.set_parameters([Parameter('auto_rollback', value=False)])
-    trainer.watch.begin('child', 'toy')
     client.filter_says('child', 'risk_hold', 40)
     time.sleep(0.3)
+    assert trial.state == 'rejected'
+    trainer.watch.begin('child', 'toy')     # and before one
+    assert trial.state != 'watching'
     assert trainer.session.store.current().version == 'child' and client.phase() == 'published'
 
 
