@@ -147,6 +147,18 @@ class AlignmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GatesConfig:
+    """What a fine-tuned model must show before it is published (docs/explanation/gates.md); every value is ours."""
+
+    level: float = _number(0.05, 0.0, 0.5, True)            # of each one-sided test
+    risk_margin: float = _number(0.02, -1.0, 1.0)           # rise of the mean risk that is still none
+    warned_margin: float = _number(0.2, -1.0, 1.0)          # fall of the share of records warned of, before violations
+    estimate_margin: float = _number(0.25, -1.0, 1.0)       # part of itself that the mean estimate may fall by, else
+    online_holdout: float = _number(0.2, 0.0, 0.5)          # share of the robot's episodes kept from training
+    episodes: int = _number(40, 2)                          # at most so many of each source are looked at
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Batches, seeds, logging."""
 
@@ -182,6 +194,7 @@ class Config:
     constraint: ConstraintConfig = ConstraintConfig()
     expansion: ExpansionConfig = ExpansionConfig()
     alignment: AlignmentConfig = AlignmentConfig()
+    gates: GatesConfig = GatesConfig()
     train: TrainConfig = TrainConfig()
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,6 +23,10 @@ class BundleError(FospError):
     """A model bundle is missing, damaged, foreign or not fit to be run."""
 
 
+class RefusedError(BundleError):
+    """A new model did not pass a gate: it may be kept to be looked at, but must not be run."""
+
+
 class RenderError(FospError):
     """No headless OpenGL platform works on this machine."""
 

@@ -3,7 +3,7 @@
 """The trainer's folder on disk: one session per start, with its episodes, jobs and model versions. No rclpy.
 
 WORK_DIR/sessions/<time>/episodes/*.npz   kept episodes, oldest removed first
-WORK_DIR/sessions/<time>/jobs/<id>/       data snapshot and result of each job
+WORK_DIR/sessions/<time>/jobs/<id>/       data snapshot and result: `bundle`, or `bundle.refused` with reason.txt
 WORK_DIR/sessions/<time>/models/          BundleStore: versions, `current`, `previous`
 """
 
@@ -17,6 +17,7 @@ from fosp_core.data.episode import Episode
 from fosp_core.data.store import load_episode, save_episode
 from fosp_core.deploy.bundle import BundleStore
 from fosp_core.errors import DataError, FospError
+from fosp_core.io import atomic_dir
 
 KEPT_SESSIONS = 5
 
@@ -115,3 +116,16 @@ class Session:
     def forget_data(self, job: str) -> None:
         """Remove the data snapshot of a finished job; its result stays."""
         shutil.rmtree(self.jobs / job / 'episodes', ignore_errors=True)
+
+    def set_aside(self, job: str, reason: str) -> Path:
+        """Move a job's bundle that was refused to `bundle.refused/bundle`, its reason beside it; return the folder.
+
+        Raises FospError when it cannot be written.
+        """
+        bundle = self.jobs / job / 'bundle'
+        folder = bundle.with_name('bundle.refused')
+        with atomic_dir(folder) as temporary:
+            (temporary / 'reason.txt').write_text(reason + '\n')
+            if bundle.is_dir():
+                os.rename(bundle, temporary / 'bundle')
+        return folder

@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Sequence
 
-RUNNING, DONE, FAILED, CANCELLED = 'running', 'done', 'failed', 'cancelled'
+RUNNING, DONE, REFUSED, FAILED, CANCELLED = 'running', 'done', 'refused', 'failed', 'cancelled'
+EXIT_REFUSED = 3  # of the worker: the new model did not pass a gate
 GRACE_S = 0.4  # between SIGTERM and SIGKILL: a cancel is honoured within one second
 
 
@@ -35,7 +36,8 @@ class Job:
     def __init__(self, name: str, arguments: Sequence[str], module: str = 'fosp_ros.trainer_worker', threads: int = 1):
         self.name = name
         self.state = RUNNING
-        self.reason = ''          # one line, when it failed
+        self.reason = ''          # one line, when it failed or the model was refused
+        self.kept_at = ''         # where a refused model lies
         self.step, self.steps = 0, 0
         self.seconds = 0.0        # of training so far, as the worker counts them
         self.losses: dict[str, float] = {}
@@ -89,12 +91,16 @@ class Job:
                 self.losses = {k: float(v) for k, v in event.get('losses', self.losses).items()}
             elif event.get('event') == 'align':
                 self.alignment = {k: v for k, v in event.items() if k.startswith('rho_')}
+            elif event.get('event') == 'refused':
+                self.reason, self.kept_at = str(event.get('reason', '')), str(event.get('path', ''))
             events.append(event)
         if code is not None and self.state == RUNNING:
             if self._killed_at is not None:
                 self.state, self.reason = CANCELLED, 'cancelled'
             elif code == 0:
                 self.state = DONE
+            elif code == EXIT_REFUSED and self.reason:
+                self.state = REFUSED
             else:
                 self.state = FAILED
                 ended = f'signal {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'

@@ -23,7 +23,7 @@ from fosp_core.data import messages as replay_messages
 from fosp_core.data.joiner import EpisodeAssembler, StepJoiner
 from fosp_core.deploy.bundle import Bundle
 from fosp_core.errors import BundleError, ContractError, DataError, FospError
-from fosp_ros import diagnostics, qos, sessions, trainer_job
+from fosp_ros import diagnostics, qos, rollback_watch, sessions, trainer_job
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import message_class
 from fosp_ros.parameters import P
@@ -47,6 +47,8 @@ PARAMETERS = (
       "as_trained: the model's own configuration.",
       choices=('as_trained', 'bc', 'direct', 'dreamerv3', 'fosp', 'fosp_marvel', 'marvel', 'no_expectile',
                'no_lagrangian', 'no_reachability', 'pex', 'safedreamer')),
+    P('settings', 'string', '', "Changes of the model's configuration, SECTION.KEY=VALUE separated by spaces, such as "
+      'gates.risk_margin=0.05. The new model keeps them.'),
     P('keep', 'int', 200, 'Episodes kept on disk; the oldest go first.', low=1, high=100000, read_only=True),
     P('keep_models', 'int', 10, 'Model versions kept on disk.', low=2, high=1000, read_only=True),
     P('seed', 'int', 0, 'Seed of the first job; each further job takes the next one.', low=0, high=2**31 - 1),
@@ -54,6 +56,7 @@ PARAMETERS = (
       low=1, high=64),
     P('nice', 'int', 10, 'How far the worker steps back behind the other processes.', low=0, high=19),
     P('require_calibration', 'bool', True, 'Refuse a new model without usable calibration.', read_only=True),
+    *rollback_watch.PARAMETERS,
 )
 
 
@@ -85,6 +88,7 @@ class TrainerNode(ManagedNode):
         self._numbers = itertools.count(1 + sum(1 for _ in self.session.jobs.iterdir()))
         self._phase, self._detail = IDLE, {}
         self._asked_at = 0.0
+        self.watch = rollback_watch.RollbackWatch(self, self._on_worse)
 
         for kind, name in replay_messages.types(self.contract).items():
             self.listen(message_class(name), replay_messages.topic(kind), functools.partial(self._on_replay, kind),
@@ -164,6 +168,8 @@ class TrainerNode(ManagedNode):
                 arguments += ['--offline', p.offline_data]
             if p.method != 'as_trained':
                 arguments += ['--method', p.method]
+            for setting in p.settings.split():
+                arguments += ['--set', setting]
             self.job = trainer_job.Job(name, arguments, threads=p.threads)
         except (FospError, OSError) as error:
             return f'the job cannot be started: {error}'
@@ -189,15 +195,32 @@ class TrainerNode(ManagedNode):
             previous = self.session.store.previous()
             if previous is None:
                 raise FospError('there is no previous model')
-            self.session.store.set_current(previous.version)
-            self._publish_model(previous)
+            self._return_to(previous.version, {'automatic': False})
         except FospError as error:
             response.success, response.message = False, str(error)
             return response
-        self.get_logger().warning(f'rolled back to model {previous.version}')
-        self._say(ROLLED_BACK, {'version': previous.version, 'sha256': previous.sha256})
         response.success, response.message = True, previous.version
         return response
+
+    def _return_to(self, version: str, values: dict) -> None:
+        """Make a stored version current and publish it; raise FospError when it cannot be used."""
+        bundle = self.session.store.set_current(version)
+        self.watch.end(f'rolled back to {version}')
+        self._publish_model(bundle)
+        why = f': {values["reason"]}' if 'reason' in values else ''
+        self.get_logger().warning(f'rolled back to model {version}{why}')
+        self._say(ROLLED_BACK, {'version': version, 'sha256': bundle.sha256, **values})
+
+    def _on_worse(self, parent: str, reason: str, figures: dict) -> None:
+        """Go back to `parent` without being asked: the filter steps in more often since its child is live."""
+        if self.job is not None:    # it trains the model that was just found to be worse
+            self.job.end()
+            self._finish(CANCELLED, {'reason': f'the model that it began from is rolled back: {reason}'})
+        try:
+            self._return_to(parent, {'automatic': True, 'reason': reason, **figures})
+        except FospError as error:
+            self.get_logger().error(f'cannot roll back to model {parent}: {error}')
+            self._say(FAILED, {'reason': f'cannot roll back to model {parent}: {error}', **figures})
 
     # -- the job ------------------------------------------------------------------------------------------------------
     def _follow(self) -> None:
@@ -212,6 +235,8 @@ class TrainerNode(ManagedNode):
         elif job.state == trainer_job.DONE:
             self._say(CHECKING, {'step': job.step, 'steps': job.steps})
             self._adopt(job)
+        elif job.state == trainer_job.REFUSED:
+            self._finish(REFUSED, {'reason': job.reason, 'kept_at': job.kept_at})
         else:
             phase = CANCELLED if job.state == trainer_job.CANCELLED else FAILED
             self._finish(phase, {'reason': job.reason})
@@ -225,20 +250,31 @@ class TrainerNode(ManagedNode):
                 raise BundleError(f'version {bundle.version} exists already')
             stored = store.put(bundle)
             store.set_current(stored.version)
+            self.watch.begin(stored.version, stored.manifest['parent'])
             self._publish_model(stored)
             store.prune(self.p.keep_models)
         except FospError as error:
-            self._finish(REFUSED, {'reason': str(error)})
+            self._finish(REFUSED, {'reason': str(error), **self._set_aside(job.name, str(error))})
             return
         seconds = time.monotonic() - self._asked_at
         self._finish(PUBLISHED, {'version': stored.version, 'sha256': stored.sha256, **job.alignment,
                                  'parent': stored.manifest['parent'], 'fine_tune_s': f'{seconds:.2f}'})
 
+    def _set_aside(self, job: str, reason: str) -> dict[str, str]:
+        try:
+            return {'kept_at': str(self.session.set_aside(job, reason))}
+        except (FospError, OSError) as error:
+            self.get_logger().error(f'job {job}: the refused model cannot be set aside: {error}')
+            return {}
+
     def _finish(self, phase: str, values: dict) -> None:
         job, self.job = self.job, None
         self.session.forget_data(job.name)
-        log = self.get_logger().info if phase == PUBLISHED else self.get_logger().warning
-        log(f'job {job.name}: {phase}; ' + ', '.join(f'{k} {v}' for k, v in values.items()))
+        text = f'job {job.name}: {phase}; ' + ', '.join(f'{k} {v}' for k, v in values.items())
+        if phase == PUBLISHED:      # two calls: rclpy pins the severity to the line of code that logs
+            self.get_logger().info(text)
+        else:
+            self.get_logger().warning(text)
         self._say(phase, {'step': job.step, 'steps': job.steps, **values}, job.name)
 
     def _publish_model(self, bundle: Bundle) -> None:
@@ -265,7 +301,8 @@ class TrainerNode(ManagedNode):
             'episodes': session.episode_count, 'steps_kept': session.step_count, 'rate_hz': f'{self.rate.rate:.2f}',
             'joined': counts.steps, 'lost': counts.lost, 'doubled': counts.doubled, 'reordered': counts.reordered,
             'mismatched': counts.mismatched, 'restarts': counts.restarts, 'pending': self.joiner.pending,
-            'gaps': self.assembler.gaps, 'short': self.assembler.short, 'faults': dict(self.faults)}
+            'gaps': self.assembler.gaps, 'short': self.assembler.short, 'faults': dict(self.faults),
+            **self.watch.values()}
         if self._phase in (FAILED, REFUSED):
             return diagnostics.WARN, f'last fine-tune {self._phase}: {self._detail.get("reason", "")}', values
         if self.faults:

@@ -24,7 +24,7 @@ from fosp_core.agent.agent import Agent
 from fosp_core.deploy.bundle import Bundle, write_bundle
 from fosp_core.deploy.graphs import FilterGraph, PolicyGraph, example_inputs, input_names
 from fosp_core.deploy.runtime import make_session
-from fosp_core.errors import BundleError
+from fosp_core.errors import RefusedError
 
 PARITY = 1e-4
 PROBE_STEPS = 16
@@ -112,7 +112,7 @@ def check_parity(model: bytes, feeds: dict[str, np.ndarray], expected: dict[str,
                  tolerance: float = PARITY) -> float:
     """Run the ONNX graph on its own recurrent state over the probe; return the largest difference.
 
-    Raises BundleError naming graph, output, step and difference when it exceeds `tolerance`.
+    Raises RefusedError naming graph, output, step and difference when it exceeds `tolerance`.
     """
     session = make_session(model, where)
     used = {i.name for i in session.get_inputs()}
@@ -127,7 +127,7 @@ def check_parity(model: bytes, feeds: dict[str, np.ndarray], expected: dict[str,
             # Absolute for what is of order one, relative for large scores: float32 has seven digits.
             difference = float((np.abs(value.astype(np.float64) - truth) / np.maximum(1.0, np.abs(truth))).max())
             if not difference <= tolerance:
-                raise BundleError(f'{where}: output {name} differs from torch by {difference:.2e} at probe step {t}, '
+                raise RefusedError(f'{where}: output {name} differs from torch by {difference:.2e} at probe step {t}, '
                                   f'allowed {tolerance:.0e}')
             worst = max(worst, difference)
     return worst
@@ -139,12 +139,12 @@ def export_bundle(agent: Agent, out: Path, *, version: str, name: str, calibrati
     """Round, export both graphs, gate on parity, write the bundle; nothing is written when a gate fails.
 
     `agent` is changed: its weights are rounded to float16 values. `trained_on`: `deploy.trained_on.listing` of every
-    episode that shaped the weights, None when not known. Raises BundleError.
+    episode that shaped the weights, None when not known. Raises RefusedError.
     """
     agent = agent.to('cpu').eval()
     for key, tensor in agent.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise BundleError(f'weight {key} is not finite: nothing written')
+            raise RefusedError(f'weight {key} is not finite: nothing written')
     if agent.world_model.embed_feature is not None:
         # The short cut of the first thousand steps: a fifth of the weights, and of no use to fine-tuning.
         agent.world_model.embed_feature = None

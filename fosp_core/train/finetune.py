@@ -3,18 +3,22 @@
 """The fine-tuning worker: `python -m fosp_core.train.finetune`. Started by the trainer node, or by hand.
 
 Takes a bundle and the robot's episodes, makes N gradient steps of the online phase, and writes a new bundle. Prints one
-JSON object per line on standard output: `{"event": "start"|"align"|"step"|"done", ...}`. Exit 0 and a bundle in --out,
-or exit 2, one line on standard error, and nothing written.
+JSON object per line on standard output: `{"event": "start"|"align"|"step"|"done"|"refused", ...}`. Exit 0 and a bundle
+in --out; or exit 3, when the new model did not pass a gate: it lies in OUT.refused with its reason; or exit 2, one line
+on standard error, and nothing written.
 """
 
 import argparse
+import copy
 import json
 import os
 import sys
 import time
 from pathlib import Path
 
-from fosp_core.errors import FospError, TrainingError
+from fosp_core.errors import FospError, RefusedError, TrainingError
+
+EXIT_REFUSED = 3
 
 
 def _say(event: str, **values) -> None:
@@ -51,6 +55,10 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     parent's level is kept and the calibration says so. With `alignment.steps` in the configuration the critics are
     aligned first (`fosp_core.train.align`) and `aligned` is called with its report; TrainingError when it refuses.
     `board` is a TensorBoard writer that is given every step's metrics.
+
+    Then come the gates (`fosp_core.train.gates`), on the held-out offline and online episodes; without enough online
+    ones, on those it was trained on, which the numbers say. RefusedError when one is not passed: the model is then in
+    `refused_folder(out)` with its reason, and not at `out`.
     """
     import numpy as np
     import torch
@@ -59,26 +67,30 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     from fosp_core.data.store import data_hash
     from fosp_core.deploy.export import export_bundle, round_to_half
     from fosp_core.deploy.trained_on import KEY, listing
+    from fosp_core.safety.calibration import HORIZON, LEAD
+    from fosp_core.train import gates
     from fosp_core.train.align import pre_align
     from fosp_core.train.dataset import split
     from fosp_core.train.heldout import heldout_metrics
     from fosp_core.train.pretrain import git_commit
     learner = load_learner(bundle, seed, method, overrides)
+    parent = copy.deepcopy(learner.agent)
     parent_offline, parent_online = learner.agent.offline_actor.state_dict(), learner.agent.actor.state_dict()
     adapted = any(not torch.equal(v, parent_online[k]) for k, v in parent_offline.items())
     learner.begin_online(adapted)
     # The first fine-tune freezes the offline policy; a later one must keep that one, not freeze the adapted policy.
     learner.agent.offline_actor.load_state_dict(parent_offline)
     training, held = split(offline, holdout)
+    adapting, witnesses = split(online, learner.config.gates.online_holdout)
     alignment = {}
     if learner.config.alignment.steps:
-        alignment = pre_align(learner, training, online, held)
+        alignment = pre_align(learner, training, adapting, held)
         if aligned:
             aligned(alignment)
     for episode in online:
         learner.end_episode(float(episode.cost.sum()), 1 + int(data_hash([episode])[:15], 16))
     cfg = learner.config.train
-    replay = MixedReplay(Replay(bundle.contract).extend(training), Replay(bundle.contract).extend(online),
+    replay = MixedReplay(Replay(bundle.contract).extend(training), Replay(bundle.contract).extend(adapting),
                          cfg.online_fraction)
     metrics = {}
     for i in range(steps):
@@ -89,21 +101,53 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
             progress(i + 1, metrics)
     agent = learner.agent
     round_to_half(agent)
-    calibration = recalibrated(agent, held, json.loads(bundle.read('calibration.json')), bundle.version)
-    total = bundle.manifest['steps'] + steps
-    card = {'online_episodes': len(online), 'offline_episodes': len(training), 'online_steps': steps,
+    refusal = gates.not_finite(agent)
+    calibration = json.loads(bundle.read('calibration.json'))
+    card = {'online_episodes': len(adapting), 'offline_episodes': len(training), 'online_steps': steps,
             'method': learner.config.method, **{k: round(v, 6) for k, v in metrics.items()},
             **{f'align/{k}': v for k, v in alignment.items() if v is not None}}
     shares = [e.meta['online_share'] for e in online if 'online_share' in e.meta]
     if shares:  # of the robot's steps, the part that the online policy proposed
         card['online_share'] = round(float(np.mean(shares)), 4)
-    if held:
-        card |= heldout_metrics(agent, held, calibration['reachability']['level'])
+    if not refusal:
+        calibration = recalibrated(agent, held, calibration, bundle.version)
+        level, promise = calibration['reachability']['level'], bundle.calibration['reachability']
+        window = promise.get('horizon', HORIZON), promise.get('lead', LEAD)
+        if held:
+            card |= heldout_metrics(agent, held, level)
+        refusal, numbers = gates.compare(parent, agent, {'offline': held, 'online': witnesses or adapting},
+                                         {'parent': promise['level'], 'new': level}, learner.config.gates, window)
+        card |= numbers | {'gate/online_in_training': not witnesses}
     version = version or f'{bundle.version.split("+")[0]}+{time.strftime("%Y%m%dT%H%M%S")}'
-    return export_bundle(agent, out, version=version, name=bundle.manifest['name'], calibration=calibration,
-                         data_hash=data_hash(online + training), seed=seed, steps=total, metrics=card,
-                         parent=bundle.version, commit=git_commit(),
-                         trained_on=listing(online + training, bundle.manifest.get(KEY)))
+    about = {'version': version, 'name': bundle.manifest['name'], 'calibration': calibration,
+             'data_hash': data_hash(adapting + training), 'seed': seed, 'steps': bundle.manifest['steps'] + steps,
+             'metrics': card, 'parent': bundle.version, 'commit': git_commit(),
+             'trained_on': listing(adapting + training, bundle.manifest.get(KEY))}
+    if not refusal:
+        try:
+            return export_bundle(agent, out, **about)
+        except RefusedError as error:
+            refusal = str(error)
+    _set_aside(agent, refused_folder(out), refusal, about)
+    raise RefusedError(refusal)
+
+
+def refused_folder(out: Path) -> Path:
+    """Return where a refused model is kept: beside the place that it was meant for."""
+    return out.with_name(f'{out.name}.refused')
+
+
+def _set_aside(agent, folder: Path, reason: str, about: dict) -> None:
+    """Write reason.txt and the bundle, or the bare weights of a model that cannot be exported; all or nothing."""
+    from fosp_core.deploy.export import export_bundle, weights_bytes
+    from fosp_core.io import atomic_dir
+    with atomic_dir(folder) as temporary:
+        (temporary / 'reason.txt').write_text(reason + '\n')
+        try:
+            about = {**about, 'metrics': about['metrics'] | {'gate/refused': reason}}
+            export_bundle(agent, temporary / 'bundle', **about)
+        except RefusedError:
+            (temporary / 'weights.safetensors').write_bytes(weights_bytes(agent))
 
 
 def recalibrated(agent, held: list, calibration: dict, parent: str) -> dict:
@@ -175,6 +219,10 @@ def main(argv: list[str] | None = None) -> int:
         _say('done', version=new.version, sha256=new.sha256, path=str(new.path),
              seconds=round(time.monotonic() - began, 2))
         return 0
+    except RefusedError as error:
+        _say('refused', reason=str(error), path=str(refused_folder(Path(args.out))))
+        print(f'refused: {error}', file=sys.stderr)
+        return EXIT_REFUSED
     except FospError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

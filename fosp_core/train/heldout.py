@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an agent says of episodes it was not trained on: risk, surprise, reconstruction. Feeds calibration and cards."""
 
+import dataclasses
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from fosp_core.agent.agent import Agent
 from fosp_core.data.episode import Episode
@@ -17,6 +20,31 @@ from fosp_core.safety.calibration import (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """One filtered episode: feature (1, T, F), logits (1, T, S, K), observations and action (1, T, ...)."""
+
+    feature: Tensor
+    log_post: Tensor
+    log_prior: Tensor
+    batch: dict[str, Tensor]
+    action: Tensor
+
+
+@torch.no_grad()
+def posterior(agent: Agent, episode: Episode) -> Posterior:
+    """Filter one episode with its recorded actions (latent mode, no noise)."""
+    device = next(agent.parameters()).device
+    batch = {k: torch.from_numpy(np.array(v)).unsqueeze(0).to(device)
+             for k, v in (episode.images | episode.vectors).items()}
+    action = torch.from_numpy(episode.action.copy()).unsqueeze(0).to(device)
+    is_first = torch.from_numpy(episode.is_first.copy()).unsqueeze(0).to(device)
+    model = agent.world_model
+    gumbel = torch.zeros(1, len(episode), model.rssm.stoch, model.rssm.classes, device=device)
+    deter, stoch, log_post, log_prior = model.rssm.observe(model.encoder(batch), action, is_first, gumbel)
+    return Posterior(torch.cat([deter, stoch], -1), log_post, log_prior, batch, action)
+
+
 @torch.no_grad()
 def replay_episode(agent: Agent, episode: Episode) -> dict[str, np.ndarray]:
     """Filter one episode with its recorded actions, as the safety filter would (latent mode, no noise).
@@ -26,20 +54,13 @@ def replay_episode(agent: Agent, episode: Episode) -> dict[str, np.ndarray]:
     the actor's mode and the recorded action.
     """
     agent.eval()
-    device = next(agent.parameters()).device
-    batch = {k: torch.from_numpy(np.array(v)).unsqueeze(0).to(device)
-             for k, v in (episode.images | episode.vectors).items()}
-    action = torch.from_numpy(episode.action.copy()).unsqueeze(0).to(device)
-    is_first = torch.from_numpy(episode.is_first.copy()).unsqueeze(0).to(device)
-    model = agent.world_model
-    gumbel = torch.zeros(1, len(episode), model.rssm.stoch, model.rssm.classes, device=device)
-    deter, stoch, log_post, log_prior = model.rssm.observe(model.encoder(batch), action, is_first, gumbel)
-    feature = torch.cat([deter, stoch], -1)
+    seen = posterior(agent, episode)
+    feature, action = seen.feature, seen.action
     mode = agent.actor(feature)[0].clamp(-1, 1)
     acted = action.clone()
     acted[:, -1] = mode[:, -1]
-    out = {'risk': agent.reach(feature, acted), 'surprise': categorical_kl(log_post, log_prior),
-           'picture': model.decoder.loss(feature, batch)['picture'],
+    out = {'risk': agent.reach(feature, acted), 'surprise': categorical_kl(seen.log_post, seen.log_prior),
+           'picture': agent.world_model.decoder.loss(feature, seen.batch)['picture'],
            'policy_error': (mode - action)[:, :-1].abs().mean(-1)}
     return {k: v[0].float().cpu().numpy() for k, v in out.items()}
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer node over real topics: episodes, job by service, progress, cancel, refusal, rollback.
+"""The trainer node over real topics: episodes, job by service, progress, cancel, refusal, rollback asked for and not.
 
 Guards against lessons.md 11 (a cancel that is never served while training runs) and 20 (a learner that dies of a folder
 and an actor that waits for ever: every end of a job is said on `trainer/progress`).
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import psutil
@@ -25,7 +26,7 @@ from std_srvs.srv import Trigger
 from fosp_core.contract import Contract
 from fosp_core.data import messages
 from fosp_core.data.joiner import Label
-from fosp_core.deploy.bundle import Bundle
+from fosp_core.deploy.bundle import Bundle, write_bundle
 from fosp_core.paths import config_file
 from fosp_ros import diagnostics, qos, shared_memory
 from fosp_ros.trainer_node import TrainerNode
@@ -44,6 +45,7 @@ class Client(Node):
         self.progress, self.models = [], []
         self.create_subscription(DiagnosticStatus, 'trainer/progress', self._on_progress, qos.LATCHED)
         self.create_subscription(UInt8MultiArray, 'model', lambda m: self.models.append(bytes(m.data)), qos.LATCHED)
+        self.states = self.create_publisher(DiagnosticStatus, 'safety_filter/state', qos.EVENT)
         self.calls = {name: self.create_client(Trigger, f'trainer/{name}')
                       for name in ('fine_tune', 'cancel', 'rollback')}
 
@@ -71,6 +73,12 @@ class Client(Node):
         assert future.done(), f'{name} did not answer'
         return future.result()
 
+    def filter_says(self, version, word, ticks):
+        """Be the safety filter for so many ticks."""
+        for _ in range(ticks):
+            self.states.publish(diagnostics.status('safety_filter', diagnostics.OK, word, {'version': version}))
+            time.sleep(0.002)
+
     def phase(self):
         return self.progress[-1][0] if self.progress else None
 
@@ -87,7 +95,7 @@ def make(rig, toy, tmp_path):
         rig.add(trainer)
         assert trainer.bring_up(), trainer.failure
         rig.wait_for(lambda: all(c.service_is_ready() for c in client.calls.values())
-                     and all(p.get_subscription_count() for p in client.out.values())
+                     and all(p.get_subscription_count() for p in (*client.out.values(), client.states))
                      and client.progress, what='discovery')
         time.sleep(0.3)
         return rig, client, trainer
@@ -153,6 +161,104 @@ def test_a_job_that_fails_says_why_and_leaves_the_model_alone(make, tmp_path):
     assert str(tmp_path / 'empty') in client.progress[-1][1]['reason']
     assert trainer.session.store.current().version == 'toy' and not client.models
     assert not client.call('rollback').success
+
+
+def test_a_model_that_fails_a_gate_is_kept_aside_and_never_published(make):
+    rig, client, trainer = make(settings='gates.risk_margin=-0.9 train.batch=4', steps=1)
+    for i in range(3):
+        client.send(10**18 + i * 10**11, 10)
+    rig.wait_for(lambda: trainer.session.step_count == 30, what='30 steps')
+    assert client.call('fine_tune').success
+    rig.wait_for(lambda: client.phase() in ('published', 'failed', 'refused'), 150.0, 'the end of the job')
+    phase, values = client.progress[-1]
+    assert phase == 'refused' and 'riskier' in values['reason'], values
+    kept = trainer.session.jobs / 'ft-0001' / 'bundle.refused'
+    assert values['kept_at'] == str(kept) and (kept / 'reason.txt').read_text() == values['reason'] + '\n'
+    assert Bundle.open(kept / 'bundle').manifest['metrics']['gate/refused'] == values['reason']
+    assert not (trainer.session.jobs / 'ft-0001' / 'bundle').exists()
+    assert trainer.session.store.versions() == ['toy'] and not client.models
+    level, message, _ = trainer._report()
+    assert level == diagnostics.WARN and message.startswith('last fine-tune refused: by the parent estimate')
+
+
+def child_of(toy, folder, version='child', **manifest):
+    """Write a copy of the toy as if a worker had made it."""
+    toy = Bundle.open(toy)
+    return write_bundle(folder, {name: toy.read(name) for name in toy.manifest['files']},
+                        {**toy.manifest, 'version': version, 'parent': 'toy', **manifest})
+
+
+def adopt(trainer, toy, **manifest):
+    """Let the trainer take a worker's result that is there already."""
+    child_of(toy, trainer.session.jobs / 'ft-0000' / 'bundle', **manifest)
+    trainer.job = types.SimpleNamespace(name='ft-0000', step=1, steps=1, alignment={}, state='running', poll=list)
+    trainer._adopt(trainer.job)
+
+
+def test_a_rise_of_the_intervention_rate_rolls_back_by_itself(make, toy):
+    rig, client, trainer = make(rollback_block=2, rollback_min_blocks=10, steps=100000)
+    client.send(10**18, 30)
+    client.filter_says('toy', 'ok', 36)
+    client.filter_says('toy', 'risk_scaled', 2)
+    client.filter_says('toy', 'estop', 20)
+    seen = trainer.watch.trial._seen
+    rig.wait_for(lambda: 'toy' in seen and len(seen['toy'].outcomes) == 19, what='19 blocks of the old model')
+    adopt(trainer, toy)
+    rig.wait_for(lambda: client.phase() == 'published' and client.models, what='the new model')
+    assert client.call('fine_tune').success
+    worker = trainer.job.pid
+    client.filter_says('toy', 'risk_hold', 20)      # the old one is live until the filter says otherwise
+    client.filter_says('child', 'risk_hold', 8)
+    rig.wait_for(lambda: trainer.watch.trial.blocks == 4, what='four blocks')
+    assert trainer.watch.trial.state == 'watching' and client.phase() == 'training'
+    client.filter_says('child', 'risk_hold', 6)
+    rig.wait_for(lambda: client.phase() == 'rolled back', what='the rollback')
+    values = client.progress[-1][1]
+    assert (values['version'], values['rejected'], values['automatic']) == ('toy', 'child', 'True')
+    assert values['reason'].startswith('the filter stepped in in 5 of 5 blocks with model child, before it in 7.5%')
+    assert trainer.job is None and not psutil.pid_exists(worker), 'a job on a rejected model went on'
+    assert trainer.session.store.current().version == 'toy'
+    rig.wait_for(lambda: len(client.models) == 2, what='the old model')
+    assert Bundle.unpack(client.models[-1], trainer.session.path / 'again').version == 'toy'
+    client.filter_says('child', 'risk_hold', 40)
+    time.sleep(0.3)
+    assert len(client.models) == 2, 'rolled back twice'
+
+
+def test_no_rollback_when_the_rate_stays_or_when_it_is_switched_off(make, toy):
+    rig, client, trainer = make(rollback_block=2, rollback_min_blocks=10)
+    trial = trainer.watch.trial
+    for _ in range(2):
+        client.filter_says('toy', 'risk_scaled', 2)
+        client.filter_says('toy', 'ok', 18)
+    rig.wait_for(lambda: 'toy' in trial._seen and len(trial._seen['toy'].outcomes) == 20, what='20 blocks')
+    adopt(trainer, toy)
+    for _ in range(40):
+        client.filter_says('child', 'ok', 2)
+        if trial.state == 'kept':
+            break
+    rig.wait_for(lambda: trial.state == 'kept', what='the verdict')
+    assert trainer._report()[2]['trial'] == 'kept'
+    trainer.watch.begin('child', 'toy')     # switched off in the middle of a trial
+    assert trial.state == 'watching'
+    trainer.set_parameters([Parameter('auto_rollback', value=False)])
+    client.filter_says('child', 'risk_hold', 40)
+    time.sleep(0.3)
+    assert trial.state == 'rejected'
+    trainer.watch.begin('child', 'toy')     # and before one
+    assert trial.state != 'watching'
+    assert trainer.session.store.current().version == 'child' and client.phase() == 'published'
+
+
+def test_a_bundle_that_cannot_be_taken_is_kept_aside_too(make, toy):
+    rig, client, trainer = make(require_calibration=True)
+    adopt(trainer, toy, version='toy')
+    rig.wait_for(lambda: client.phase() == 'refused', what='the refusal')
+    values = client.progress[-1][1]
+    kept = trainer.session.jobs / 'ft-0000' / 'bundle.refused'
+    assert values == values | {'reason': 'version toy exists already', 'kept_at': str(kept)}
+    assert (kept / 'reason.txt').read_text() == values['reason'] + '\n' and Bundle.open(kept / 'bundle')
+    assert not client.models
 
 
 def test_lost_and_doubled_steps_are_counted_and_no_episode_crosses_the_gap(make):
