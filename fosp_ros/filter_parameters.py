@@ -11,6 +11,7 @@ import math
 from fosp_core.contract import Contract
 from fosp_core.safety.limits import FilterLimits
 from fosp_ros import observing
+from fosp_ros.model_slot import SHADOW_TICKS
 from fosp_ros.parameters import P
 
 JOINTS = [f'panda_joint{k}' for k in range(1, 8)]
@@ -71,6 +72,7 @@ PARAMETERS = (
       unit='s', low=0.0, high=60.0, read_only=True),
     P('latch_after_s', 'double', 2.0, 'Surprise beyond the stop level latches when it lasts so long.', unit='s',
       low=0.0, high=600.0, read_only=True),
+    SHADOW_TICKS,
     P('audit', 'bool', True, 'Write every tick to the audit (`fosp audit`).', read_only=True),
     P('audit_dir', 'string', '', 'Folder of the audit. Empty: fosp/audit in the ROS log directory.', read_only=True),
     P('audit_file_mb', 'int', 16, 'Size at which an audit file is followed by another; 16 MB hold about 45 minutes.',
@@ -92,7 +94,8 @@ PARAMETERS = (
 # name -> +1: more of it is weaker; -1: less of it is weaker
 _WEAKER = {'max_speed': 1, 'max_acceleration': 1, 'workspace_margin': 1, 'joint_margin': 1, 'joint_ahead_s': -1,
            'max_jump': 1, 'frozen_distance': 1, 'release_s': -1, 'ramp_s': -1, 'slow_factor': 1, 'latch_after_s': 1,
-           'alert_factor': 1, 'alert_s': -1, 'deadline_s': 1, 'watchdog_s': 1}
+           'alert_factor': 1, 'alert_s': -1, 'deadline_s': 1, 'watchdog_s': 1,
+           'shadow_ticks': -1}
 
 
 def limits_of(p, contract: Contract) -> FilterLimits:

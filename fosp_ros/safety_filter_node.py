@@ -48,10 +48,9 @@ def make_filter(bundle):
     return FilterRuntime(bundle)
 
 
-def advance(runtime, record) -> None:
-    """Replay one remembered (arrays, previous action, is_first) on another runtime."""
-    arrays, previous, is_first = record
-    runtime.step(arrays, previous, is_first, np.zeros((1, len(previous)), np.float32))
+def advance(runtime, record):
+    """Give another runtime one remembered (arrays, previous action, is_first, candidates); return its output."""
+    return runtime.step(*record)
 
 
 class SafetyFilterNode(ManagedNode):
@@ -72,7 +71,8 @@ class SafetyFilterNode(ManagedNode):
         self.limits = filter_parameters.limits_of(p, contract)
         self.witness = Witness(p, contract, self.get_namespace(), self._in_force, self.get_logger().warning)
         self._reset_memory()
-        self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20)
+        self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20,
+                              shadow_ticks=p.shadow_ticks)
         self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
         self._command_class = message_class(contract.action.type)
         self._gate = threading.RLock()      # between the executor and the watchdog's thread
@@ -273,11 +273,10 @@ class SafetyFilterNode(ManagedNode):
         previous = self.contract.action.normalise(last)
         output = None
         try:
-            scored = self.slot.runtime.step(observation.arrays, previous, is_first,
-                                            self.contract.action.normalise(made.commands))
-            output = self._model_output(made, scored, last)
+            record = observation.arrays, previous, is_first, self.contract.action.normalise(made.commands)
+            output = self._model_output(made, self.slot.runtime.step(*record), last)
             self._scored = len(output.risk)
-            self.slot.remember((observation.arrays, previous, is_first), is_first)
+            self.slot.remember(record, is_first)
         except ValueError as error:
             self.senses.fault(Reason.MODEL_FAULT, str(error), time.monotonic())
         with self._gate:
@@ -380,12 +379,7 @@ class SafetyFilterNode(ManagedNode):
         if self.slot.refused != self._refused_seen:
             self._refused_seen = self.slot.refused
             self.get_logger().error(f'offered model refused: {self.slot.refusal}')
-        try:
-            swapped = self.slot.swap()
-        except ValueError as error:
-            self.senses.fault(Reason.MODEL_FAULT, f'swap: {error}', time.monotonic())
-            return
-        if swapped:
+        if self.slot.swap():
             self.get_logger().info(f'model {self.slot.version} ({self.slot.bundle.sha256[:12]}) is live')
             self.witness.model_changed(self.slot.version)
 
