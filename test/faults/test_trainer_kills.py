@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""kill -9 of the trainer at any moment, and of learner and filter during a swap: nothing is lost, nothing is unverified.
+"""kill -9 of the trainer at any moment, and of learner and filter during a swap: nothing lost, nothing unverified.
 
 FOSP_RANDOM_KILLS says how often (default 2), FOSP_SEED which moments.
 """
@@ -214,7 +214,7 @@ def test_learner_and_filter_killed_during_a_swap_run_only_verified_models(shared
     begin = time.time()
     for k in range(KILLS):
         name, bundle = ('learner', 'safety_filter')[k % 2], offers[k // 2 % 2]
-        witness = live.ready()
+        live.ready()
         before, states = witness.bridge(time.time_ns()), len(witness.states)
         message = UInt8MultiArray()
         message.data.frombytes(bundle.to_bytes())
@@ -230,7 +230,7 @@ def test_learner_and_filter_killed_during_a_swap_run_only_verified_models(shared
             driven = [killed, *witness.driven(killed, before)]
             MEASURED.append(('filter killed during a swap', 'no command acts', (driven[-1] - killed) * 1e-6, None))
             assert len(driven) - 1 <= 2, driven
-        witness = live.ready()      # it starts from its own model and is offered the latched one again
+        live.ready()    # it starts from its own model and is offered the latched one again
 
         def both(version=bundle.version):
             return all(witness.reports.get(n, {}).get('version') == version for n in ('learner', 'safety_filter'))
