@@ -64,15 +64,16 @@ def measure(args: argparse.Namespace, work: Path) -> dict:
             graph_of.unlatch()
             return _count(trainer(), 'steps_kept') >= args.min_steps
         graph_of.wait(enough, PATIENCE_S + args.min_steps, f'{args.min_steps} steps in the trainer')
-        missed, latencies, seconds, reasons = observer.missed, [], [], []
+        missed, latencies, seconds, reasons, refusals = observer.missed, [], [], [], 0
         for _ in range(args.fine_tunes):
             known = len(observer.latencies)
             phase, values = graph_of.tune(lambda step: None)
             if phase == 'published':
                 seconds.append(round(values['seconds'], 3))
                 graph_of.swapped(values['version'])
-            elif phase == 'refused':
-                reasons.append(values.get('reason', ''))
+            elif phase in ('refused', 'cancelled'):     # cancelled: its parent was rolled back
+                refusals += phase == 'refused'
+                reasons.append(f'{phase}: {values.get("reason", "")}')
             else:
                 raise FospError(f'bench swap: {values["job"]} {phase}: {values.get("reason", "no reason given")}')
             latencies += observer.latencies[known:]
@@ -84,7 +85,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict:
         observer.wait(reported, 5.0, graph_of.check)
         swaps = {n: _count(observer.diagnostics.get(n, {}), 'swaps') for n in nodes}
         refused = {n: _count(observer.diagnostics.get(n, {}), 'refused_models') for n in nodes}
-        refused['trainer'] = len(reasons)
+        refused['trainer'] = refusals
         spent = report.percentiles(latencies) if latencies else {'p50': math.nan, 'p99': math.nan}
         return {'fine_tune_s': seconds, 'latency_ms': {'p50': spent['p50'], 'p99': spent['p99']},
                 'missed_deadlines': observer.missed - missed, 'swaps': min(swaps.values()),

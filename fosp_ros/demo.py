@@ -182,16 +182,23 @@ class Stage:
         return phase, values | {'seconds': time.monotonic() - began}
 
     def swapped(self, version: str) -> dict[str, float]:
-        """Wait until learner and filter run this version; return after how many seconds each did."""
+        """Wait until learner and filter run this version; return after how many seconds each did.
+
+        A model that is rolled back meanwhile is waited for no longer: it is missing in the answer.
+        """
         began, times = time.monotonic(), {}
+
+        def back():
+            return self.observer.progress[0] == 'rolled back'
 
         def there(read):
             self.unlatch()
-            return read() == version
+            return read() == version or back()
         for node, read in (('learner', lambda: self.observer.diagnostics.get('learner', {}).get('version')),
                            ('safety_filter', lambda: self.observer.state.get('version'))):
             self.wait(lambda read=read: there(read), 60.0, f'the new model in {node}')
-            times[node] = time.monotonic() - began
+            if not back():
+                times[node] = time.monotonic() - began
         return times
 
     def fine_tune(self, seeds: range, progress) -> dict:

@@ -128,6 +128,7 @@ class ModelSlot:
             if self._closed:
                 return
             self._offered = data
+            self._ticked.notify_all()       # whatever is in shadow is outdated
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name='model-loader', daemon=True)
                 self._thread.start()

@@ -15,7 +15,7 @@ import time
 import traceback
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Bool, UInt8MultiArray
@@ -103,6 +103,8 @@ class SafetyFilterNode(ManagedNode):
         self.serve(SetBool, 'safety_filter/estop', self._on_estop_service)
         self._poll = self.every(POLL_S, self._look)
         self._poll.cancel()
+        self.versions = filter_report.VersionWatch(f'{self.get_namespace().rstrip("/")}/learner')
+        self.listen(DiagnosticArray, '/diagnostics', self.versions.on_report, qos.DIAGNOSTICS)
         diagnostics.Reporter(self, self._report)
         self.watchdog = Watchdog(contract.period, p.watchdog_s, self._watchdog_fired, self._watchdog_failed)
         self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} ({self.slot.bundle.sha256[:12]}), '
@@ -407,11 +409,12 @@ class SafetyFilterNode(ManagedNode):
             **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
             'watchdog_alive': self.watchdog.alive, 'weakened': ' '.join(weak),
             'foreign_publishers': self.foreign_publishers, 'commanders': commanders,
+            'learner_version': self.versions.version,
             **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute),
             **self.witness.values()}
         refusal = slot.refusal if slot.refused else ''
         return *filter_report.health(self.state.record.reason, weak, foreign, refusal, self.witness.trouble,
-                                     commanders), values
+                                     commanders, self.versions.note(slot.version)), values
 
 
 def main(args: list[str] | None = None) -> int:

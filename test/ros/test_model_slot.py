@@ -187,6 +187,7 @@ def test_a_newer_offer_ends_the_shadow_of_the_one_before(monkeypatch):
     offer.slot.offer('second')
     offer.until(lambda: getattr(offer, 'loaded', None) and offer.loaded.bundle == 'second')
     offer.slot.offer('third')
+    offer.until(lambda: offer.loaded.bundle == 'third')     # without a tick between
     ticks = iter(range(1000))
     offer.until(lambda: offer.tick(next(ticks)) or time.sleep(0.005))
     assert offer.slot.bundle == 'third' and offer.slot.swaps == 1
