@@ -306,15 +306,15 @@ def test_a_learner_that_stays_on_another_model_is_a_warning_and_nothing_more(mak
         out.publish(DiagnosticArray(status=[diagnostics.status(name, diagnostics.OK, 'running', {'version': version})]))
         return cell.report()[0].message if cell.report()[0] else ''
 
-    def repeat(version, words, name='/fosp/learner'):
+    def until(version, told):
         for _ in range(40):
-            if words in say(version, name):
+            if ('the learner runs model second, the filter calibrated, for ' in say(version)) is told:
                 return cell.report()[0]
             time.sleep(0.1)
-        pytest.fail(f'{words!r} did not come, but {cell.report()[0].message}')
-    status = repeat('second', 'the learner runs model second, the filter calibrated, for ')
+        pytest.fail(f'{cell.report()[0].message} after four seconds of {version}')
+    status = until('second', True)
     assert status.level == diagnostics.WARN and cell.reason == 'ok'
-    assert repeat('calibrated', 'ok:').level == diagnostics.OK
+    until('calibrated', False)
     for _ in range(20):         # a learner of another cell
         assert 'the learner runs' not in say('third', '/other/learner')
         time.sleep(0.1)
