@@ -183,6 +183,9 @@ class ModelSlot:
                     return
             try:
                 model = self._load(data)
+                if model is None:
+                    with self._lock:
+                        self._ready = None      # the live one is asked for: what waited for its swap is outdated
             except FospError as error:
                 model = self._refuse(str(error))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the live model goes on

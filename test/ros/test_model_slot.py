@@ -42,6 +42,8 @@ class Offer:
             self.gate.wait(5.0)
             if data in refuse:
                 raise BundleError(f'{data}: damaged')
+            if data == slot.bundle:
+                return None
             self.loaded = Runtime(data, delay)
             self.loaded.answer = self.answer
             return model_slot._Offered(self.loaded, data)
@@ -191,6 +193,22 @@ def test_a_newer_offer_ends_the_shadow_of_the_one_before(monkeypatch):
     ticks = iter(range(1000))
     offer.until(lambda: offer.tick(next(ticks)) or time.sleep(0.005))
     assert offer.slot.bundle == 'third' and offer.slot.swaps == 1
+
+
+@pytest.mark.parametrize('ready', [False, True])
+def test_the_live_model_offered_again_ends_the_way_of_the_one_that_waits(monkeypatch, ready):
+    """A rollback to the live one that comes while its successor is in shadow, or waits for its swap."""
+    offer = Offer(monkeypatch, shadow_ticks=0 if ready else 3)
+    slot = offer.slot
+    slot.bundle = 'first'
+    offer.gate.set()
+    slot.offer('second')
+    offer.until(lambda: getattr(offer, 'loaded', None) and (slot._ready or not ready))
+    slot.offer('first')
+    offer.until(lambda: not slot.loading)
+    for k in range(5):
+        assert not offer.tick(k, first=k == 0)
+    assert slot.bundle == 'first' and slot.swaps == 0 and not slot.refused
 
 
 @pytest.mark.parametrize('moves', [False, True])
