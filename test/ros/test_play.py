@@ -62,13 +62,19 @@ def test_a_trainer_stores_a_played_bag_and_a_played_folder_bit_for_bit(
         same(stored, episode, meta=False)
 
 
-def test_of_a_damaged_bag_nothing_is_played(trainer, tmp_path, contract, make_episodes, write_bag, capsys):
-    bag = write_bag(tmp_path / 'bag', contract, make_episodes([12, 7]))
-    file = next(bag.glob('*.mcap'))
+def test_of_a_damaged_bag_nothing_is_played(trainer, tmp_path, contract, make_episodes, write_bag, records, write_raw,
+                                            capsys):
+    episodes = make_episodes([12, 7])
+    cut = write_bag(tmp_path / 'bag', contract, episodes)
+    file = next(cut.glob('*.mcap'))
     file.write_bytes(file.read_bytes()[:-file.stat().st_size // 4])
-    assert play(bag) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith(f'error: {bag}') and captured.err.count('\n') == 1 and not captured.out
+    rows = [row for episode in episodes for row in records(contract, episode)]
+    next(row for row in reversed(rows) if row[0].endswith('ee_pose'))[3].pose.position.x = float('nan')
+    late = write_raw(tmp_path / 'late', rows)       # sound until its very last pose
+    for bag in (cut, late):
+        assert play(bag) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith(f'error: {bag}') and captured.err.count('\n') == 1 and not captured.out
     assert not list(trainer.glob('*.npz'))
 
 
