@@ -10,6 +10,7 @@ BENCHMARKS = {
     'replay': ('fosp_core.train.bench_replay', 'memory, opening and sampling of the replay against the step it feeds'),
     'surprise': ('fosp_core.train.bench_surprise', 'which signal tells a changed scene: the KL against alternatives'),
     'filter': ('fosp_ros.bench_filter', 'latency of the safety filter process, in the running graph or alone'),
+    'swap': ('fosp_ros.bench_swap', 'fine-tunes in a row, and what the control path pays for them'),
     'runtime': ('fosp_core.deploy.bench_runtime', 'latency of the policy and filter graphs on ONNX Runtime'),
 }
 

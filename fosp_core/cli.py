@@ -21,6 +21,7 @@ COMMANDS = {
     'evaluate': ('fosp_sim.evaluate', 'run a model bundle in the simulator and report SR and CV'),
     'up': ('fosp_ros.up', 'start the node graph without ros2 launch'),
     'demo': ('fosp_ros.demo', 'standard episodes, a changed scene, fine-tuning, a report'),
+    'play': ('fosp_ros.play', "publish a bag's replay records to a running trainer"),
     'bench': ('fosp_core.bench', 'measure latency and throughput'),
     'calibrate': ('fosp_core.deploy.calibrate_cli', 'recompute the levels of a bundle on held-out bags'),
     'bundle': ('fosp_core.deploy.bundle_cli', 'verify a model bundle'),

@@ -9,14 +9,12 @@ decision are in it, and the learner's own time is not: that is in `from_picture_
 
 import argparse
 import collections
-import importlib.util
-import os
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 from fosp_core.errors import FospError
+from fosp_ros.bench_graph import add_common, stage
 
 WARM_UP = 10        # ticks that are not counted
 PATIENCE_S = 60.0   # for the start of the graph
@@ -27,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', default=None, help='bundle (default models/safereach)')
     parser.add_argument('--ticks', type=int, default=300, help='decisions to time, ten a second (default %(default)s)')
     parser.add_argument('--alone', action='store_true', help='the filter alone, fed by this process')
-    parser.add_argument('--cores', type=int, default=2, help='all processes share so many cores (default %(default)s)')
-    parser.add_argument('--json', metavar='PATH', default=None, help='- for standard output alone')
+    add_common(parser)
 
 
 class Stopwatch:
@@ -173,11 +170,8 @@ def measure(args: argparse.Namespace, work: Path) -> dict:
     from fosp_ros import graph
     from fosp_ros.runner import GraphRunner
     bundle = Bundle.open(args.model or share_dir() / 'models' / 'safereach', None, True)
-    specs = graph.build(graph.GraphOptions(model=str(bundle.path), sim=not args.alone, overrides=tuple(
-        o for o in (('sim_bridge', 'episodes', 100_000), ('trainer', 'work_dir', str(work / 'trainer')),
-                    ('safety_filter', 'audit_dir', str(work / 'audit')),
-                    ('safety_filter', 'latch_file', str(work / 'latch.json')),
-                    ('safety_filter', 'incident_dir', str(work / 'incidents'))))))
+    specs = graph.build(graph.GraphOptions(model=str(bundle.path), sim=not args.alone, overrides=(
+        ('sim_bridge', 'episodes', 100_000), *graph.folders(work))))
     specs = [spec for spec in specs if not args.alone or spec.name == 'safety_filter']
     runner, feeder = GraphRunner(specs), None
     rclpy.init(args=[])
@@ -206,20 +200,10 @@ def measure(args: argparse.Namespace, work: Path) -> dict:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from fosp_core.io import write_json
-    from fosp_ros import graph
-    if importlib.util.find_spec('rclpy') is None:
-        raise FospError('bench filter: Python module rclpy is not installed here')
-    cores = sorted(os.sched_getaffinity(0))
-    if args.ticks < 1 or not 1 <= args.cores <= 1024:
-        raise FospError(f'--ticks {args.ticks} --cores {args.cores}: expected at least one of each')
-    with tempfile.TemporaryDirectory(prefix='fosp_bench_') as folder:
-        graph.isolate(Path(folder))
-        os.sched_setaffinity(0, cores[:args.cores])     # the node processes inherit it
-        try:
-            result = measure(args, Path(folder))
-        finally:
-            os.sched_setaffinity(0, cores)
-    result['cores'] = min(args.cores, len(cores))
+    if args.ticks < 1:
+        raise FospError(f'--ticks {args.ticks}: expected at least 1')
+    with stage(args.cores) as (folder, cores):
+        result = {**measure(args, folder), 'cores': cores}
     if args.json:
         write_json(args.json, result)
     if args.json != '-':

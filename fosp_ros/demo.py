@@ -163,10 +163,12 @@ class Stage:
         phase.interventions = self.interventions() - before
         return phase
 
-    def fine_tune(self, seeds: range, progress) -> dict:
-        """Call the service, keep the arm moving meanwhile, wait until learner and filter run the new model."""
+    def tune(self, advanced: Callable[[int], None]) -> tuple[str, dict]:
+        """Call the service and wait for the end of the job; `advanced` is given the step.
+
+        Returns the phase in which it ended and the trainer's values, with `seconds` from the call to its end.
+        """
         began = time.monotonic()
-        self.begin(CHANGED, seeds)
         job = self.trigger('trainer/fine_tune')
 
         def over():
@@ -174,23 +176,42 @@ class Stage:
             message, values = self.observer.progress
             if values.get('job') != job:
                 return None
-            step = int(float(values.get('step', 0)))
-            if step > progress.n:
-                progress.update(step - progress.n)
-            if message in ('failed', 'refused', 'cancelled'):
-                raise FospError(f'fine-tune {job} {message}: {values.get("reason", "no reason given")}')
-            return values if message == 'published' else None
-        values = self.wait(over, 600.0, f'the end of fine-tune {job}')
-        published = time.monotonic()
-        times = {}
-        for node, version in (('learner', lambda: self.observer.diagnostics.get('learner', {}).get('version')),
-                              ('safety_filter', lambda: self.observer.state.get('version'))):
-            self.wait(lambda version=version: version() == values['version'], 60.0, f'the new model in {node}')
-            times[node] = time.monotonic() - published
+            advanced(int(float(values.get('step', 0))))
+            return (message, values) if message in ('published', 'failed', 'refused', 'cancelled') else None
+        phase, values = self.wait(over, 600.0, f'the end of fine-tune {job}')
+        return phase, values | {'seconds': time.monotonic() - began}
+
+    def swapped(self, version: str) -> dict[str, float]:
+        """Wait until learner and filter run this version; return after how many seconds each did.
+
+        A model that is rolled back meanwhile is waited for no longer: it is missing in the answer.
+        """
+        began, times = time.monotonic(), {}
+
+        def back():
+            return self.observer.progress[0] == 'rolled back'
+
+        def there(read):
+            self.unlatch()
+            return read() == version or back()
+        for node, read in (('learner', lambda: self.observer.diagnostics.get('learner', {}).get('version')),
+                           ('safety_filter', lambda: self.observer.state.get('version'))):
+            self.wait(lambda read=read: there(read), 60.0, f'the new model in {node}')
+            if not back():
+                times[node] = time.monotonic() - began
+        return times
+
+    def fine_tune(self, seeds: range, progress) -> dict:
+        """Fine-tune while the arm goes on moving; wait until learner and filter run the new model."""
+        self.begin(CHANGED, seeds)
+        phase, values = self.tune(lambda step: step > progress.n and progress.update(step - progress.n))
+        if phase != 'published':
+            raise FospError(f'fine-tune {values["job"]} {phase}: {values.get("reason", "no reason given")}')
+        times = self.swapped(values['version'])
         self.trigger('sim_bridge/halt')
         time.sleep(1.0)
-        return {'job': job, 'version': values['version'], 'sha256': values.get('sha256', ''),
-                'seconds': published - began, 'swap': times}
+        return {'job': values['job'], 'version': values['version'], 'sha256': values.get('sha256', ''),
+                'seconds': values['seconds'], 'swap': times}
 
 
 def offline_bag(folder: Path, episodes: int, seed: int) -> Path:

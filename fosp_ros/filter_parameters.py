@@ -12,6 +12,7 @@ from pathlib import Path
 from fosp_core.contract import Contract
 from fosp_core.safety.limits import FilterLimits
 from fosp_ros import observing
+from fosp_ros.model_slot import SHADOW_TICKS
 from fosp_ros.parameters import P
 
 OFF = 'off'
@@ -76,6 +77,7 @@ PARAMETERS = (
     P('latch_file', 'string', '', 'Where the latch outlives the process. Empty: fosp/latch-<namespace>.<name>.json in '
       'the ROS log directory; a relative path lies in fosp there too; off: a restart forgets the latch, WARN.',
       read_only=True),
+    SHADOW_TICKS,
     P('audit', 'bool', True, 'Write every tick to the audit (`fosp audit`).', read_only=True),
     P('audit_dir', 'string', '', 'Folder of the audit. Empty: fosp/audit in the ROS log directory.', read_only=True),
     P('audit_file_mb', 'int', 16, 'Size at which an audit file is followed by another; 16 MB hold about 45 minutes.',
@@ -98,7 +100,7 @@ PARAMETERS = (
 _WEAKER = {'max_speed': 1, 'max_acceleration': 1, 'workspace_margin': 1, 'joint_margin': 1, 'joint_ahead_s': -1,
            'max_jump': 1, 'frozen_distance': 1, 'release_s': -1, 'ramp_s': -1, 'slow_factor': 1, 'latch_after_s': 1,
            'alert_factor': 1, 'alert_s': -1, 'deadline_s': 1, 'watchdog_s': 1,
-           'pairing_tolerance_s': 1}
+           'pairing_tolerance_s': 1, 'shadow_ticks': -1}
 # A calibration beyond these is reported as weak: the shipped one has level 0.12 and alpha 0.1.
 LAX_LEVEL = 0.5     # risk within which more violations than not may lie
 LAX_ALPHA = 0.2     # share of the violations, or of the surprises, that may come unannounced

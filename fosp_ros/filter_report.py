@@ -6,12 +6,42 @@ The filter node imports it.
 """
 
 import math
+import time
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from fosp_core.safety.filter import FilterState
 from fosp_core.safety.reasons import Effect, Reason
 from fosp_ros import diagnostics
+
+VERSIONS_S = 10.0       # how long learner and filter may run different models before it is WARN
+HEARD_S = 3.0           # a report older than that says nothing any more
+
+
+class VersionWatch:
+    """Compares the model that the learner reports in `/diagnostics` with the filter's own. No part in a decision."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self.version, self._heard, self._since = '', -math.inf, None
+
+    def on_report(self, message) -> None:
+        """Take a DiagnosticArray; only the learner's status counts."""
+        for status in message.status:
+            if status.name == self._name:
+                self.version = diagnostics.values_of(status).get('version', '')
+                self._heard = time.monotonic()
+
+    def note(self, own: str) -> str:
+        """Return what to warn of, or an empty string; call it about once a second."""
+        now = time.monotonic()
+        if not self.version or self.version == own or now - self._heard > HEARD_S:
+            self._since = None
+            return ''
+        self._since = now if self._since is None else self._since
+        lasted = now - self._since
+        return f'the learner runs model {self.version}, the filter {own}, for {lasted:.0f} s' \
+            if lasted > VERSIONS_S else ''
 
 
 def state_message(reason: Reason, state: FilterState, ages: dict[str, float], latency_ms: float = math.nan,
@@ -35,7 +65,7 @@ def log_line(reason: Reason, before: Reason | None) -> tuple[bool, str] | None:
 
 
 def health(reason: Reason, weak: list[str], foreign: int, refusal: str, trouble: str = '',
-           commanders: int = 1) -> tuple[bytes, str]:
+           commanders: int = 1, versions: str = '') -> tuple[bytes, str]:
     """Return level and message for /diagnostics: the gravest first."""
     level = bytes([reason.level])
     if foreign > 0:
@@ -47,6 +77,8 @@ def health(reason: Reason, weak: list[str], foreign: int, refusal: str, trouble:
         notes.append(f'weakened: {", ".join(weak)}')
     if refusal:
         notes.append(f'model refused: {refusal}')
+    if versions:
+        notes.append(versions)
     if trouble:
         notes.append(trouble)
     if notes:

@@ -149,3 +149,10 @@ def isolate(work: Path) -> None:
     if 'ROS_DOMAIN_ID' not in os.environ:
         # A graph of the user's in the default domain must neither be seen nor disturbed.
         os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 99)
+
+
+def folders(work: Path) -> tuple[tuple[str, str, Any], ...]:
+    """Return the overrides that keep all the graph writes, beside the logs, in one folder."""
+    return (('trainer', 'work_dir', str(work / 'trainer')), ('safety_filter', 'audit_dir', str(work / 'audit')),
+            ('safety_filter', 'incident_dir', str(work / 'incidents')),
+            ('safety_filter', 'latch_file', str(work / 'latch.json')))

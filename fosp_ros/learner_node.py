@@ -25,7 +25,7 @@ from fosp_core.errors import DataError
 from fosp_ros import diagnostics, observing, qos
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import message_class, restamped, time_of
-from fosp_ros.model_slot import ModelSlot
+from fosp_ros.model_slot import SHADOW_TICKS, ModelSlot
 from fosp_ros.observing import Observation, Observer
 from fosp_ros.parameters import P
 from fosp_ros.recording import Record, Recorder
@@ -44,6 +44,7 @@ PARAMETERS = (
       low=0.0, high=0.1, read_only=True),
     P('stale_after_s', 'double', 1.0, 'A pause in the pictures after which the recurrent state begins anew.', unit='s',
       low=0.1, high=60.0, read_only=True),
+    SHADOW_TICKS,
 )
 
 
@@ -53,10 +54,10 @@ def make_policy(bundle, seed: int):
     return PolicyRuntime(bundle, seed)
 
 
-def advance(runtime, record) -> None:
-    """Replay one remembered (arrays, previous action, is_first) on another runtime."""
+def advance(runtime, record):
+    """Give another runtime one remembered (arrays, previous action, is_first); return its output."""
     arrays, previous, is_first = record
-    runtime.step(arrays, previous, is_first)
+    return runtime.step(arrays, previous, is_first)
 
 
 class LearnerNode(ManagedNode):
@@ -70,7 +71,8 @@ class LearnerNode(ManagedNode):
         p = self.p
         self.contract = Contract.load(p.contract or paths.config_file('contract_safereach.yaml'))
         contract = self.contract
-        self.slot = ModelSlot(functools.partial(make_policy, seed=p.seed), advance, contract)
+        self.slot = ModelSlot(functools.partial(make_policy, seed=p.seed), advance, contract,
+                              shadow_ticks=p.shadow_ticks)
         self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
         self.observer = Observer(contract, p.pairing_tolerance_s, p.pairing_wait_s, p.labels)
         self.recorder = Recorder(2 * contract.period, continuous=p.labels == observing.STAMPED)
@@ -223,21 +225,16 @@ class LearnerNode(ManagedNode):
         self.replay[LABEL].publish(replay_messages.fill(contract, LABEL, Joy(), observation.stamp, label))
 
     # -- the model and the report -------------------------------------------------------------------------------------
-    def _swap(self) -> None:
+    def _swap(self, idle: bool = False) -> None:
         if self.slot.refused != self._refused_seen:
             self._refused_seen = self.slot.refused
             self.get_logger().error(f'offered model refused: {self.slot.refusal}')
-        try:
-            swapped = self.slot.swap()
-        except ValueError as error:
-            self._fault(f'swap: {error}')
-            return
-        if swapped:
+        if self.slot.swap(idle):
             self.get_logger().info(f'model {self.slot.version} ({self.slot.bundle.sha256[:12]}) is live')
 
     def _swap_when_idle(self) -> None:
         if self.active and self.rate.age > 0.5:  # without pictures there are no ticks to swap between
-            self._swap()
+            self._swap(idle=True)
 
     def _fault(self, text: str) -> None:
         self.faults[text.split(':')[0]] += 1

@@ -3,21 +3,53 @@
 """Holds the live model of a node and swaps in a new one between two ticks. No rclpy; learner and filter may use it.
 
 A packed bundle is verified, loaded and warmed up in a thread, beside the live model; the recurrent state of the new one
-is rebuilt from the observations of this episode. The control thread only ever takes over a finished model.
+is rebuilt from the observations of this episode. Then it runs in shadow: the same thread gives it what the live model
+has processed, tick for tick and after the command is out, and only a judge hears its outputs. The control thread takes
+over a model that has passed, and no other.
 """
 
 import collections
+import dataclasses
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fosp_core.contract import Contract
 from fosp_core.deploy.bundle import Bundle
 from fosp_core.errors import FospError
+from fosp_ros.parameters import P
 
 CATCH_UP = 2  # steps that the control thread may replay itself when it takes over
+RISKS = ('risk', 'offline_risk')
+SHADOW_TICKS = P('shadow_ticks', 'int', 5, 'Ticks that an offered model runs beside the live one before it is swapped '
+                 'in; one that gives no number, or a risk outside [0, 1], is refused.', low=0, high=1000,
+                 read_only=True)
+
+
+def unfit(output: Any) -> str:
+    """Return why a runtime's output is none to act on, or an empty string: numbers finite, probabilities in [0, 1]."""
+    for field in dataclasses.fields(output):
+        values = np.asarray(getattr(output, field.name), np.float64)
+        if not np.isfinite(values).all():
+            return f'{field.name} is not finite'
+        if field.name in RISKS and values.size and not 0.0 <= values.min() <= values.max() <= 1.0:
+            return f'{field.name} is {values.min():g} to {values.max():g}, expected 0 to 1'
+    return ''
+
+
+@dataclasses.dataclass
+class _Offered:
+    """A loaded model on its way in: records that it has processed (of all), and how many of them in shadow."""
+
+    runtime: Any
+    bundle: Bundle
+    done: int = 0
+    shadowed: int = 0
+    live: bool = False      # has caught up with the history once
 
 
 class ModelSlot:
@@ -28,25 +60,34 @@ class ModelSlot:
     make : callable
         `Bundle -> runtime`, with `warm_up()`; e.g. PolicyRuntime.
     replay : callable
-        `(runtime, record) -> None`: advance `runtime` by one remembered record.
+        `(runtime, record) -> output`: advance `runtime` by one remembered record; what raises an exception, or gives an
+        output that is `unfit`, refuses the model.
     contract : Contract
         The contract in force; a bundle for another one is refused.
     calibrated : bool
         Refuse a bundle without a usable calibration.
     history : int
         Newest records of the episode that are remembered.
+    shadow_ticks : int
+        Ticks that an offered model runs in shadow before it is swapped in.
+    judge : callable
+        `output -> str`: why it is not fit, or an empty string.
 
     """
 
-    def __init__(self, make: Callable[[Bundle], Any], replay: Callable[[Any, Any], None], contract: Contract,
-                 calibrated: bool = False, history: int = 128):
-        self._make, self._replay = make, replay
+    def __init__(self, make: Callable[[Bundle], Any], replay: Callable[[Any, Any], Any], contract: Contract,
+                 calibrated: bool = False, history: int = 128, shadow_ticks: int = 0,
+                 judge: Callable[[Any], str] = unfit):
+        self._make, self._replay, self._judge = make, replay, judge
+        self.shadow_ticks = shadow_ticks
         self._contract, self._calibrated = contract, calibrated
         self._records: collections.deque = collections.deque(maxlen=history)
         self._total = 0                      # records remembered so far, forgotten ones included
         self._lock = threading.Lock()
+        self._ticked = threading.Condition(self._lock)      # a tick is over: the loader may work on its record
+        self._resting = False                # no ticks come
         self._offered: bytes | None = None
-        self._ready: tuple[Any, Bundle, int] | None = None
+        self._ready: _Offered | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
         self.runtime: Any = None
@@ -87,28 +128,33 @@ class ModelSlot:
             if self._closed:
                 return
             self._offered = data
+            self._ticked.notify_all()       # whatever is in shadow is outdated
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name='model-loader', daemon=True)
                 self._thread.start()
 
-    def swap(self) -> bool:
-        """Make the loaded model the live one if there is one; call it between two ticks. True after a swap."""
+    def swap(self, idle: bool = False) -> bool:
+        """Make the model that has passed the live one if there is one; call it between two ticks. True after a swap.
+
+        `idle`: no ticks come. Then the shadow is not waited for: nothing moves, and there is nothing to compare with.
+        """
         with self._lock:
-            if self._ready is None:
+            self._resting = idle
+            self._ticked.notify_all()
+            ready = self._ready
+            if ready is None:
                 return False
-            runtime, bundle, done = self._ready
-            missing = self._since(done)
-            if len(missing) > CATCH_UP and self._thread is None:
-                self._ready = None  # too far behind for this thread: let the loader catch up once more
-                self._thread = threading.Thread(target=self._catch_up, args=(runtime, bundle, done), daemon=True)
-                self._thread.start()
-                return False
-            if len(missing) > CATCH_UP:
+            missing = self._since(ready.done)
+            if len(missing) > CATCH_UP or (ready.shadowed < self.shadow_ticks and not idle):
+                if self._thread is None:    # too far behind for this thread, or ticks come again: back to the loader
+                    self._ready = None
+                    self._thread = threading.Thread(target=self._work, args=(ready,), name='model-loader', daemon=True)
+                    self._thread.start()
                 return False
             self._ready = None
-        for record in missing:
-            self._replay(runtime, record)
-        self.runtime, self.bundle = runtime, bundle
+        if not self._advance(ready, missing):
+            return False
+        self.runtime, self.bundle = ready.runtime, ready.bundle
         self.swaps += 1
         return True
 
@@ -116,6 +162,7 @@ class ModelSlot:
         """Take no more offers and wait for the loader."""
         with self._lock:
             self._closed, self._offered, thread = True, None, self._thread
+            self._ticked.notify_all()
         if thread is not None:
             thread.join(5.0)
 
@@ -124,51 +171,72 @@ class ModelSlot:
         records = list(self._records)
         return records[max(0, len(records) - fresh):] if fresh else []
 
-    def _work(self) -> None:
+    def _work(self, model: _Offered | None = None) -> None:
+        """Run in the loader thread: settle `model`, then whatever has been offered, the newest first."""
         while True:
+            if model is not None:
+                self._settle(model)
             with self._lock:
                 data, self._offered = self._offered, None
                 if data is None:
                     self._thread = None
                     return
             try:
-                loaded = self._load(data)
+                model = self._load(data)
+                if model is None:
+                    with self._lock:
+                        self._ready = None      # the live one is asked for: what waited for its swap is outdated
             except FospError as error:
-                loaded, self.refusal = None, str(error)
-                self.refused += 1
+                model = self._refuse(str(error))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the live model goes on
-                loaded, self.refusal = None, f'{type(error).__name__}: {error}'
-                self.refused += 1
-            if loaded is not None:
-                self._settle(*loaded, done=0)
+                model = self._refuse(f'{type(error).__name__}: {error}')
 
-    def _load(self, data: bytes) -> tuple[Any, Bundle] | None:
+    def _refuse(self, why: str) -> None:
+        with self._lock:
+            self.refusal = why
+            self.refused += 1
+
+    def _load(self, data: bytes) -> _Offered | None:
         with tempfile.TemporaryDirectory(prefix='fosp_model_') as folder:
             bundle = Bundle.unpack(data, folder, self._contract, self._calibrated)
             if self.bundle is not None and bundle.sha256 == self.bundle.sha256:
                 return None
             runtime = self._make(bundle)  # reads what it needs: the folder may go
             runtime.warm_up()
-            return runtime, bundle
+            return _Offered(runtime, bundle)
 
-    def _catch_up(self, runtime: Any, bundle: Bundle, done: int) -> None:
-        self._settle(runtime, bundle, done)
-        with self._lock:
-            again = self._offered is not None and not self._closed
-            if not again:
-                self._thread = None
-        if again:
-            self._work()
-
-    def _settle(self, runtime: Any, bundle: Bundle, done: int) -> None:
-        """Replay what is remembered until at most one record is missing, then offer the model for the swap."""
+    def _settle(self, model: _Offered) -> None:
+        """Replay what is remembered, follow the live model for the shadow ticks, then offer the model for the swap."""
         while True:
             with self._lock:
-                missing = self._since(done)
-                total = self._total
-                if len(missing) <= 1 or self._closed:
-                    self._ready = (runtime, bundle, done)
+                missing = self._since(model.done)
+                while not missing and model.live and model.shadowed < self.shadow_ticks and not (
+                        self._resting or self._closed or self._offered):
+                    self._ticked.wait()
+                    missing = self._since(model.done)
+                if self._offered is not None:
+                    return      # a newer one is here
+                if self._closed:
                     return
-            for record in missing:
-                self._replay(runtime, record)
-            done = total
+                model.live |= not missing
+                if len(missing) <= 1 and (self._resting or model.shadowed >= self.shadow_ticks):
+                    self._ready = model
+                    return
+                total = self._total
+            if not self._advance(model, missing):
+                return
+            model.done = total
+
+    def _advance(self, model: _Offered, records: list) -> bool:
+        """Give the model these records; refuse it when an output is not fit."""
+        for record in records:
+            try:
+                why = self._judge(self._replay(model.runtime, record))
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the live model goes on
+                why = f'{type(error).__name__}: {error}'
+            if why:
+                self._refuse(f'model {getattr(model.bundle, "version", model.bundle)}: in shadow, '
+                             f'after {model.shadowed} ticks: {why}')
+                return False
+            model.shadowed += model.live
+        return True

@@ -15,7 +15,7 @@ import time
 import traceback
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Bool, UInt8MultiArray
@@ -49,10 +49,9 @@ def make_filter(bundle):
     return FilterRuntime(bundle)
 
 
-def advance(runtime, record) -> None:
-    """Replay one remembered (arrays, previous action, is_first) on another runtime."""
-    arrays, previous, is_first = record
-    runtime.step(arrays, previous, is_first, np.zeros((1, len(previous)), np.float32))
+def advance(runtime, record):
+    """Give another runtime one remembered (arrays, previous action, is_first, candidates); return its output."""
+    return runtime.step(*record)
 
 
 class SafetyFilterNode(ManagedNode):
@@ -85,7 +84,8 @@ class SafetyFilterNode(ManagedNode):
         self.witness = Witness(p, contract, self.get_namespace(), self._in_force, self.get_logger().warning)
         self._reset_memory()
         self._recall_latch()
-        self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20)
+        self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20,
+                              shadow_ticks=p.shadow_ticks)
         self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
         self._command_class = message_class(contract.action.type)
         self.latency, self.compute = diagnostics.LatencyWindow(), diagnostics.LatencyWindow()
@@ -110,6 +110,8 @@ class SafetyFilterNode(ManagedNode):
         self.serve(Trigger, 'safety_filter/reset', self._on_reset)
         self._poll = self.every(POLL_S, self._look)
         self._poll.cancel()
+        self.versions = filter_report.VersionWatch(f'{self.get_namespace().rstrip("/")}/learner')
+        self.listen(DiagnosticArray, '/diagnostics', self.versions.on_report, qos.DIAGNOSTICS)
         diagnostics.Reporter(self, self._report)
         self.watchdog = Watchdog(contract.period, p.watchdog_s, self._watchdog_fired, self._watchdog_failed)
         self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} ({self.slot.bundle.sha256[:12]}), '
@@ -314,12 +316,12 @@ class SafetyFilterNode(ManagedNode):
         anew = is_first or self._anew
         output = None
         try:
-            scored = self.slot.runtime.step(observation.arrays, previous, anew,
-                                            self.contract.action.normalise(made.commands))
+            record = observation.arrays, previous, anew, self.contract.action.normalise(made.commands)
+            scored = self.slot.runtime.step(*record)
             self._anew = False
             output = self._model_output(made, scored, last)
             self._scored = len(output.risk)
-            self.slot.remember((observation.arrays, previous, anew), anew)
+            self.slot.remember(record, anew)
         except ValueError as error:
             self.senses.fault(Reason.MODEL_FAULT, str(error), time.monotonic())
         with self._gate:
@@ -479,13 +481,14 @@ class SafetyFilterNode(ManagedNode):
             'watchdog_alive': self.watchdog.alive, 'weakened': ', '.join(weak),
             'foreign_publishers': self.foreign_publishers, 'commanders': commanders,
             'latch_file': str(self.latch_file.path or 'off'), 'latch_file_error': self.latch_file.error,
+            'learner_version': self.versions.version,
             **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute),
             **self.witness.values()}
         refusal = slot.refusal if slot.refused else ''
         trouble = [f'audit cannot be written: {self.witness.trouble}'] * bool(self.witness.trouble)
         trouble += [f'latch cannot be kept: {self.latch_file.error}'] * bool(self.latch_file.error)
         return *filter_report.health(self.state.record.reason, weak, foreign, refusal, '; '.join(trouble),
-                                     commanders), values
+                                     commanders, self.versions.note(slot.version)), values
 
 
 def main(args: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from filter_cell import Cell, recalibrated
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -19,7 +20,7 @@ from std_srvs.srv import Trigger
 from fosp_core.deploy.runtime import FilterOutput
 from fosp_core.safety import filter as safety
 from fosp_core.safety.reasons import BY_WORD, Effect, Reason
-from fosp_ros import diagnostics
+from fosp_ros import diagnostics, filter_report, qos
 from fosp_ros.safety_filter_node import SafetyFilterNode
 
 CALIBRATION = {'schema': 1, 'reachability': {'level': 0.5, 'alpha': 0.1, 'n': 50},
@@ -295,6 +296,30 @@ def test_a_new_model_is_swapped_in_and_bad_ones_are_refused(make, model, tmp_pat
     time.sleep(0.3)
     assert all(v.any() for t, _, v in cell.sent if t > since), 'the swap cost a tick'
     assert node.slot.runtime.version == 'second' and len(node.slot.runtime.steps) >= 2
+
+
+def test_a_learner_that_stays_on_another_model_is_a_warning_and_nothing_more(make, monkeypatch):
+    monkeypatch.setattr(filter_report, 'VERSIONS_S', 0.5)
+    rig, cell, node = make()
+    moving(rig, cell)
+    out = cell.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
+
+    def say(version, name='/fosp/learner'):
+        out.publish(DiagnosticArray(status=[diagnostics.status(name, diagnostics.OK, 'running', {'version': version})]))
+        return cell.report()[0].message if cell.report()[0] else ''
+
+    def until(version, told):
+        for _ in range(40):
+            if ('the learner runs model second, the filter calibrated, for ' in say(version)) is told:
+                return cell.report()[0]
+            time.sleep(0.1)
+        pytest.fail(f'{cell.report()[0].message} after four seconds of {version}')
+    status = until('second', True)
+    assert status.level == diagnostics.WARN and cell.reason == 'ok'
+    until('calibrated', False)
+    for _ in range(20):         # a learner of another cell
+        assert 'the learner runs' not in say('third', '/other/learner')
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(('change', 'words'), [

@@ -1,17 +1,12 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The learner's pure parts: pairing by stamp, what counts as executed, swapping models. No topics, no clock."""
-
-import threading
-import time
+"""The learner's pure parts: pairing by stamp, what counts as executed. No topics, no clock."""
 
 import numpy as np
 import pytest
 
 from fosp_core.contract import Contract
-from fosp_core.errors import BundleError
 from fosp_core.paths import config_file
-from fosp_ros.model_slot import CATCH_UP, ModelSlot
 from fosp_ros.observing import EVENT, Observer, TickLabel
 from fosp_ros.recording import Recorder
 
@@ -144,91 +139,3 @@ def test_missed_ticks_make_the_counter_jump_and_operators_pauses_are_not_recorde
                   for r in recorder.observe(observation(contract, k, 0.1 * k, **tick), 0.1 * k)]
     assert steps == [(0, True, False), (1, False, False), (4, False, False), (5, False, True),
                      (6, True, False), (7, False, True)]
-
-
-class Runtime:
-    """Sums what it sees, slowly enough to be overtaken."""
-
-    def __init__(self, bundle, delay=0.0):
-        self.bundle, self.delay, self.seen = bundle, delay, []
-
-    def warm_up(self):
-        pass
-
-    def step(self, record):
-        time.sleep(self.delay)
-        self.seen.append(record)
-
-
-class Offer:
-    """A slot whose bundles are names."""
-
-    def __init__(self, monkeypatch, delay=0.0, refuse=()):
-        self.gate = threading.Event()
-
-        def load(slot, data):
-            self.gate.wait(5.0)
-            if data in refuse:
-                raise BundleError(f'{data}: damaged')
-            return Runtime(data, delay), data
-        monkeypatch.setattr(ModelSlot, '_load', load)
-        self.slot = ModelSlot(Runtime, lambda runtime, record: runtime.step(record), None)
-        self.slot.runtime = Runtime('first')
-
-    def remember(self, value, first=False):
-        self.slot.runtime.step(value)
-        self.slot.remember(value, first)
-
-    def until(self, condition, timeout=5.0):
-        end = time.monotonic() + timeout
-        while not condition():
-            assert time.monotonic() < end
-            time.sleep(0.001)
-
-
-def test_a_new_model_has_seen_this_episode_and_nothing_else(monkeypatch):
-    offer = Offer(monkeypatch)
-    slot = offer.slot
-    for k in range(5):
-        offer.remember(k, first=k in (0, 2))
-    slot.offer('second')
-    offer.remember(5)
-    assert not slot.swap(), 'nothing is ready yet'
-    offer.gate.set()
-    offer.until(lambda: slot._ready is not None)
-    offer.remember(6)
-    assert slot.swap() and slot.bundle == 'second' and slot.swaps == 1
-    assert slot.runtime.seen == [2, 3, 4, 5, 6]
-    assert not slot.swap()
-
-
-def test_the_control_thread_never_replays_more_than_it_may(monkeypatch):
-    offer = Offer(monkeypatch, delay=0.001)
-    slot = offer.slot
-    slot.offer('second')
-    offer.gate.set()
-    offer.until(lambda: slot._ready is not None)
-    for k in range(CATCH_UP + 3):
-        offer.remember(k, first=k == 0)
-    assert not slot.swap(), 'too far behind: the loader must catch up first'
-    offer.until(lambda: slot.swap())
-    assert slot.runtime.seen == list(range(CATCH_UP + 3))
-
-
-def test_the_newest_offer_wins_and_a_refused_one_leaves_the_live_model(monkeypatch):
-    offer = Offer(monkeypatch, refuse=('bad',))
-    slot = offer.slot
-    live = slot.runtime
-    slot.offer('bad')
-    offer.gate.set()
-    offer.until(lambda: slot.refused == 1 and not slot.loading)
-    assert slot.runtime is live and slot.refusal == 'bad: damaged' and not slot.swap()
-    offer.gate.clear()
-    for name in ('second', 'third', 'fourth'):
-        slot.offer(name)
-    offer.gate.set()
-    offer.until(lambda: not slot._thread and slot._ready is not None)
-    assert slot.swap() and slot.bundle == 'fourth'
-    slot.close()
-    slot.offer('late')
-    assert not slot.loading
