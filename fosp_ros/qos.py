@@ -32,7 +32,8 @@ ANY = _profile(10, reliable=False)        # a subscription that every publisher 
 DIAGNOSTICS = _profile(10, reliable=True)
 # A latched subscription does not match a volatile publisher, a best-effort one gets no repetition of what was lost:
 # whatever a button offers, one of these hears it as well as it can be heard. What is heard twice does no harm.
-ESTOP_EARS = (LATCHED, ANY, _profile(10, reliable=True))
+# Deep: a subscription of depth 1 keeps one last word, not that of each button.
+ESTOP_EARS = (_profile(100, reliable=True, latched=True), ANY, _profile(10, reliable=True))
 
 BY_TOPIC = {
     'image': IMAGE, 'ee_pose': STATE, 'joint_states': STATE, 'command_in': COMMAND, 'command_out': COMMAND,

@@ -18,7 +18,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from sensor_msgs.msg import Image, JointState, Joy
-from std_msgs.msg import Bool, UInt8MultiArray
+from std_msgs.msg import UInt8MultiArray
 from std_srvs.srv import SetBool, Trigger
 
 from fosp_core import paths
@@ -30,6 +30,7 @@ from fosp_core.safety.filter import FilterInputs, FilterState, ModelOutput
 from fosp_core.safety.limits import apply_limits
 from fosp_core.safety.reasons import Reason
 from fosp_ros import diagnostics, filter_parameters, filter_report, qos
+from fosp_ros.estop import Buttons
 from fosp_ros.filter_senses import Senses
 from fosp_ros.filter_witness import Witness
 from fosp_ros.latch_file import LatchFile
@@ -71,8 +72,7 @@ class SafetyFilterNode(ManagedNode):
         self.witness: Witness | None = None
         self.latch_file: LatchFile | None = None
         # First of all, as an executor serves in this order.
-        for profile in qos.ESTOP_EARS:
-            self.create_subscription(Bool, 'estop', self._on_estop, profile)
+        self.buttons = Buttons(self, lambda pressed: self._press(topic=pressed))
         self.create_service(SetBool, 'safety_filter/estop', self._on_estop_service)
         self.add_on_set_parameters_callback(self._guard_parameters)
 
@@ -193,9 +193,6 @@ class SafetyFilterNode(ManagedNode):
         self.get_logger().warning(text, throttle_duration_sec=5.0)
 
     # -- what arrives -------------------------------------------------------------------------------------------------
-    def _on_estop(self, message: Bool) -> None:
-        self._press(topic=bool(message.data))
-
     def _on_estop_service(self, request, response):
         self._press(service=bool(request.data))
         response.success = True
@@ -259,6 +256,9 @@ class SafetyFilterNode(ManagedNode):
         response.success = not present
         if present:
             response.message = 'refused, still present: ' + '; '.join(f'{r.word}: {r.advice}' for r in present)
+            if self.buttons.pressed:    # its node may be gone: see what the others say now
+                response.message += f' (e-stop buttons are asked again, {self.buttons.doubt or "a second from now"})'
+                self.buttons.ask()
         else:
             response.message = f'cleared: {", ".join(r.word for r in latched) or "nothing was latched"}'
         self.get_logger().info(f'reset: {response.message}')

@@ -219,9 +219,21 @@ def test_estop_stops_whatever_its_qos_and_its_release_is_no_reset(stand, button,
     assert cell.reason == 'estop' and (first - pressed) * 1e-9 <= PERIOD_S
     assert not stand.call('reset', Trigger.Request()).success
     estop.publish(Bool(data=False))
-    time.sleep(0.5)
+    time.sleep(1.5)     # there is another button, so all are asked
     assert cell.reason == 'estop' and not any(s.command.any() for s in cell.log[-4:])
     assert stand.call('reset', Trigger.Request()).success
+    stand.ready()
+
+
+def test_the_release_of_one_estop_button_does_not_release_the_other(stand, button):
+    cell = stand.ready()
+    estop, pressed = button(qos.LATCHED), time.time_ns()
+    estop.publish(Bool(data=True))
+    stand.first_stop(pressed)
+    cell.estop.publish(Bool(data=False))
+    time.sleep(1.5)
+    assert cell.reason == 'estop' and not stand.call('reset', Trigger.Request()).success
+    estop.publish(Bool(data=False))
     stand.ready()
 
 

@@ -413,7 +413,7 @@ def test_without_a_watchdog_nothing_moves(make):
 def test_a_decision_that_goes_on_failing_latches_each_reason_once(make, monkeypatch):
     rig, cell, node = make()
     moving(rig, cell)
-    node._on_estop(Bool(data=True))
+    node._press(topic=True)
     monkeypatch.setattr('fosp_core.safety.filter.decide', lambda *a: 1 / 0)
     time.sleep(0.6)
     assert node.state.latched == (Reason.ESTOP, Reason.INTERNAL_FAULT)

@@ -10,7 +10,6 @@ import rclpy
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from ros_rig import wait_for
-from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 from fosp_core.safety.reasons import Reason
@@ -110,8 +109,8 @@ def test_a_press_latches_while_the_filter_is_not_active(filters, configured):
     node = filters()
     if configured:
         node.trigger_configure()
-    node._on_estop(Bool(data=True))
-    node._on_estop(Bool(data=False))
+    node._press(topic=True)
+    node._press(topic=False)
     if not configured:
         node.trigger_configure()
     node.trigger_activate()
