@@ -202,9 +202,17 @@ class Stage:
         return times
 
     def fine_tune(self, seeds: range, progress) -> dict:
-        """Fine-tune while the arm goes on moving; wait until learner and filter run the new model."""
+        """Fine-tune while the arm goes on moving; wait until learner and filter run the new model.
+
+        One that a gate refuses is an outcome, not a fault: the arm goes on with its parent, and `refused` says why.
+        """
         self.begin(CHANGED, seeds)
         phase, values = self.tune(lambda step: step > progress.n and progress.update(step - progress.n))
+        if phase == 'refused':
+            self.trigger('sim_bridge/halt')
+            time.sleep(1.0)
+            return {'job': values['job'], 'refused': values.get('reason', 'no reason given'),
+                    'seconds': values['seconds']}
         if phase != 'published':
             raise FospError(f'fine-tune {values["job"]} {phase}: {values.get("reason", "no reason given")}')
         times = self.swapped(values['version'])
@@ -244,7 +252,7 @@ def film_of(stage: Stage, phases: list[Phase], folder: Path) -> report.Film | No
     levels = [t.level for t in filmed.ticks if t.level == t.level]
     outcome = f'{"reaches the goal" if filmed.success else "does not reach the goal"}, ' \
               f'{"touches an obstacle" if filmed.violation else "touches nothing"}'
-    return report.Film(f'{episode.task}, layout {episode.seed}, fine-tuned model: {outcome}', pictures,
+    return report.Film(f'{episode.task}, layout {episode.seed}, phase "after": {outcome}', pictures,
                        [t.risk for t in filmed.ticks], levels[-1] if levels else float('nan'),
                        [t.reason for t in filmed.ticks], [t.changed for t in filmed.ticks],
                        [t.cost for t in filmed.ticks])
@@ -294,11 +302,18 @@ def play(args: argparse.Namespace, work: Path, bag: Path, bundle: Bundle, findin
                     tuned = stage.fine_tune(range(first + 500, first + 1000), bar)
                 during = observer.latencies[latencies:]
                 del observer.latencies[latencies:]
-                findings.model['fine_tuned'] = {'version': tuned['version'], 'sha256': tuned['sha256']}
                 spent = report.percentiles(during)
-                findings.fine_tune = {
-                    'fine-tune': f'{args.steps} steps, published {tuned["seconds"]:.0f} s after the call',
-                    'swap': ', '.join(f'{k} {v:.1f} s' for k, v in tuned['swap'].items()) + ' after publication'}
+                if 'refused' in tuned:
+                    findings.fine_tune = {
+                        'fine-tune': f'{args.steps} steps, refused by a gate {tuned["seconds"]:.0f} s after the call, '
+                                     f'so "after" is the same model: {tuned["refused"]}'}
+                    print(f'the new model was refused: {tuned["refused"]}; going on with the old one')
+                else:
+                    findings.model['fine_tuned'] = {'version': tuned['version'], 'sha256': tuned['sha256']}
+                    findings.fine_tune = {
+                        'fine-tune': f'{args.steps} steps, published {tuned["seconds"]:.0f} s after the call',
+                        'swap': ', '.join(f'{k} {v:.1f} s' for k, v in tuned['swap'].items())
+                                + ' after publication'}
                 if during:
                     findings.fine_tune['latency meanwhile'] = f'p50 {spent["p50"]:.1f} ms, p99 {spent["p99"]:.1f} ms'
             with tqdm(total=args.episodes, unit='episode', desc=f'{phase.task} {phase.phase}') as bar:
@@ -307,6 +322,8 @@ def play(args: argparse.Namespace, work: Path, bag: Path, bundle: Bundle, findin
                                         [getattr(e, name) for e in phases[2].episodes])
                            for key, name in (('sr', 'success'), ('cv', 'violation'))}
         findings.latency_ms, findings.missed_deadlines = list(observer.latencies), observer.missed
+        if observer.progress[0] == 'rolled back':
+            findings.fine_tune['rollback'] = 'by the trainer itself: the filter stepped in more often'
         findings.fine_tune['operator resets'] = f'{len(stage.resets)}' + (
             f' ({", ".join(sorted(set(stage.resets)))})' if stage.resets else '')
         findings.film = film_of(stage, phases[2:], work / 'frames')

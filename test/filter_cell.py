@@ -131,7 +131,8 @@ class Cell(Node):
         self.ticks += 1
         stamp = time.time_ns() + self.offset
         self.shown.append(stamp)
-        if self.sent and 'arm' not in self.off:     # the arm does what it was last told
+        # The arm does what it was last told, and stops by itself when it is told nothing for two periods.
+        if self.sent and 'arm' not in self.off and time.monotonic() - self.sent[-1][0] < 2.5 * PERIOD:
             self.position = self.position + PERIOD * self.sent[-1][2]
         if self.patrol and abs(self.position[0] - 0.5) > 0.05:
             self.command = [-np.sign(self.position[0] - 0.5) * 0.1, 0.0, 0.0]
