@@ -35,8 +35,8 @@ PARAMETERS = (
       unit='s', low=0.02, high=1.0, read_only=True),
     P('position_vector', 'string', 'ee_pose', 'Vector of the contract whose first entries are the position in the '
       'frame of the command.', read_only=True),
-    P('max_speed', 'double', 0.44, 'Largest norm of the command.', unit='m/s', low=0.001, high=2.0, read_only=True),
-    P('max_acceleration', 'double', 5.0, 'Largest change of the command per second, braking excepted.', unit='m/s^2',
+    P('max_speed', 'double', 0.42, 'Largest norm of the command.', unit='m/s', low=0.001, high=2.0, read_only=True),
+    P('max_acceleration', 'double', 4.0, 'Largest change of the command per second, braking excepted.', unit='m/s^2',
       low=0.01, high=50.0, read_only=True),
     P('workspace_low', 'double_array', [0.34, -0.40, 0.03], 'Lower corner of the workspace box. Empty: no box, WARN.',
       unit='m', read_only=True),
@@ -146,6 +146,16 @@ def weakened(p, contract: Contract) -> list[str]:
                                                                                         defaults[name])]
     if p.watchdog_s >= 2 * contract.period and 'watchdog_s' not in found:
         found.append('watchdog_s')
+    return found
+
+
+def idle(p, contract: Contract) -> list[str]:
+    """Return the limits that can never act, because the range of the contract or another limit is within them."""
+    reach = math.hypot(*(max(-low, high) for low, high in zip(contract.action.low, contract.action.high)))
+    found = ['max_speed'] if p.max_speed >= reach else []
+    # The largest step that is not braking begins at zero.
+    if p.max_acceleration * contract.period >= min(reach, p.max_speed):
+        found.append('max_acceleration')
     return found
 
 

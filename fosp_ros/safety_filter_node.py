@@ -119,6 +119,9 @@ class SafetyFilterNode(ManagedNode):
         self._warn_of_calibration()
         for name in filter_parameters.weakened(p, contract):
             self.get_logger().warning(f'parameter {name} = {getattr(p, name)} weakens the filter')
+        for name in filter_parameters.idle(p, contract):
+            self.get_logger().warning(f'parameter {name} = {getattr(p, name)} can never act: contract {contract.name} '
+                                      'allows no command beyond it')
 
     def start(self) -> None:
         """Forget everything but the latch, which a restart must not clear, and begin with stop."""
@@ -469,6 +472,7 @@ class SafetyFilterNode(ManagedNode):
     def _report(self):
         slot = self.slot
         weak = filter_parameters.weakened(self.p, self.contract)
+        weak += [f'{name} never acts' for name in filter_parameters.idle(self.p, self.contract) if name not in weak]
         if slot.bundle is not None:
             weak += [f'calibration {text}' for text in filter_parameters.lax(slot.bundle.calibration)]
         foreign = self.count_publishers(self.command_out.topic_name) - 1

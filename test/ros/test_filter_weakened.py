@@ -4,12 +4,15 @@
 
 import types
 
+import numpy as np
 import pytest
 
 from fosp_core.contract import Contract
 from fosp_core.deploy.bundle import Bundle
 from fosp_core.paths import config_file, share_dir
-from fosp_ros.filter_parameters import JOINTS, PARAMETERS, lax, weakened
+from fosp_core.safety.limits import Situation, apply_limits
+from fosp_core.safety.reasons import Reason
+from fosp_ros.filter_parameters import JOINTS, PARAMETERS, idle, lax, limits_of, weakened
 
 CONTRACT = Contract.load(config_file('contract_safereach.yaml'))
 SOUND = {'level': 0.5, 'alpha': 0.2, 'n': 50, 'guaranteed': True}
@@ -59,3 +62,22 @@ def test_a_lax_calibration_is_named(gate, change, names):
 
 def test_the_shipped_model_is_not_lax():
     assert lax(Bundle.open(share_dir() / 'models' / 'safereach', None, True).calibration) == []
+
+
+@pytest.mark.parametrize(('change', 'names'), [
+    ({}, []), ({'max_speed': 0.434}, ['max_speed']), ({'max_speed': 0.432}, []),
+    ({'max_acceleration': 4.2}, ['max_acceleration']), ({'max_acceleration': 4.19}, []),
+    ({'max_speed': 0.2, 'max_acceleration': 2.0}, ['max_acceleration']),
+    ({'max_speed': 0.44, 'max_acceleration': 5.0}, ['max_speed', 'max_acceleration']),
+])
+def test_a_limit_that_can_never_act_is_named(change, names):
+    assert idle(types.SimpleNamespace(**{**DEFAULT, **change}), CONTRACT) == names
+
+
+def test_the_default_limits_act_within_the_range_of_the_contract():
+    p = types.SimpleNamespace(**{**DEFAULT, 'joint_names': [], 'joint_low': [], 'joint_high': [], 'joint_speed': []})
+    limits, corner = limits_of(p, CONTRACT), np.array(CONTRACT.action.high, float)
+    middle = Situation((np.array(p.workspace_low) + p.workspace_high) / 2)
+    assert apply_limits(corner, limits, middle, 0.9 * corner)[1] == (Reason.LIMIT_SPEED,)
+    assert Reason.LIMIT_ACCELERATION in apply_limits(corner, limits, middle, -corner)[1]
+    assert apply_limits(0.9 * corner, limits, middle, 0 * corner)[1] == ()
