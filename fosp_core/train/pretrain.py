@@ -64,6 +64,7 @@ def _run(args: argparse.Namespace, device: str) -> int:
     from fosp_core.deploy.trained_on import listing
     from fosp_core.io import write_json
     from fosp_core.nn import parallel
+    from fosp_core.safety.calibration import LEAD, SURPRISE_SKIP
     from fosp_core.train import options
     from fosp_core.train.dataset import load_dataset, split, summary
     from fosp_core.train.distributed import check_agreement, check_shares
@@ -97,6 +98,10 @@ def _run(args: argparse.Namespace, device: str) -> int:
     if not any(e.violation for e in held):
         raise DataError(f'{", ".join(args.bags)}: no violating episode held out for calibration; '
                         f'record more, or raise --holdout')
+    if not any(e.violation and (e.cost[:LEAD] <= 0).all() for e in held) or not any(len(e) > SURPRISE_SKIP
+                                                                                    for e in held):
+        raise DataError(f'{", ".join(args.bags)}: no held-out episode whose first violation comes at record {LEAD} or '
+                        f'later: nothing to calibrate with; record longer episodes, or raise --holdout')
     out = Path(args.out)
     replay = Replay(contract).extend(training, check=False)
     hashed = data_hash(training)

@@ -122,6 +122,14 @@ def test_no_violation_left_to_calibrate_with(tmp_path, contract, make_episode, p
     assert f'{tmp_path}/data: no violating episode held out' in pretrain(tmp_path / 'data')
 
 
+def test_violations_that_come_too_early_to_be_warned_of(tmp_path, contract, make_episode, pretrain):
+    for i in range(14):
+        episode = make_episode(3, i, violation=True)        # at record 1
+        save_episode(tmp_path / 'data' / f'{i:02d}.npz', episode)
+    said = pretrain(tmp_path / 'data')
+    assert f'{tmp_path}/data: no held-out episode whose first violation comes at record 3' in said
+
+
 def test_another_contract(tmp_path, contract, make_episodes, write_bag, same):
     """The very same messages would mean other actions: 0.2 m/s is 0.8 of one limit and 0.4 of the other."""
     episodes = make_episodes([6, 4])

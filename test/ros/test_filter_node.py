@@ -301,6 +301,7 @@ def test_a_new_model_is_swapped_in_and_bad_ones_are_refused(make, model, tmp_pat
 def test_a_learner_that_stays_on_another_model_is_a_warning_and_nothing_more(make, monkeypatch):
     monkeypatch.setattr(filter_report, 'VERSIONS_S', 0.5)
     rig, cell, node = make()
+    cell.patrol = True
     moving(rig, cell)
     out = cell.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
 
