@@ -200,7 +200,7 @@ def make_batch(transitions: Sequence[Transition], states: int, actions: int,
 
 def fit(transitions: Sequence[Transition], states: int, actions: int, config: Config = TABULAR, *,
         policy: np.ndarray | None = None, model: Sequence[Transition] | None = None, align: bool = False,
-        agent: TabularAgent | None = None, steps: int = 300, draws: int = 8, seed: int = 0) -> Solution:
+        agent: TabularAgent | None = None, steps: int | None = None, draws: int = 8, seed: int = 0) -> Solution:
     """Fit Q, V, p and the policy of a data set of transitions with the agent's losses; deterministic.
 
     Parameters
@@ -220,7 +220,8 @@ def fit(transitions: Sequence[Transition], states: int, actions: int, config: Co
     agent : TabularAgent, optional
         Start from its tables, and change them.
     steps, draws, seed
-        Gradient steps, sampled actions per transition, seed of the sampling.
+        Gradient steps (default: enough for the discount, at least 300), sampled actions per transition, seed of the
+        sampling.
 
     Returns
     -------
@@ -228,6 +229,10 @@ def fit(transitions: Sequence[Transition], states: int, actions: int, config: Co
         The tables.
 
     """
+    if steps is None:
+        behaviour = (agent.config if agent else config).behaviour
+        # Each sweep takes about half of (1 - discount) off the error, and the rate falls to zero.
+        steps = max(300, round(30 / max(1.0 - behaviour.discount, 1e-3)))
     agent = agent or TabularAgent(states, actions, config, model or transitions, draws)
     generator = torch.Generator().manual_seed(seed)
     feature, batch = make_batch(transitions, states, actions, draws)

@@ -147,6 +147,12 @@ def restore(learner, args: argparse.Namespace, hashed: str, say) -> str | None:
         if state.get('data_hash') != hashed:
             raise TrainingError(f'{found[-1]}/state.json: data_hash {str(state.get("data_hash"))[:12]}, expected '
                                 f'{hashed[:12]} of the bags given')
+        begun = Config.from_dict(state['config'])
+        for key, old, new in (('method', begun.method, learner.config.method),
+                              ('train.seed', begun.train.seed, learner.config.train.seed)):
+            if old != new:
+                raise TrainingError(f'{found[-1]}/state.json: key {key} is {old!r}, this run asks for {new!r}; go on '
+                                    f'as it was begun, or give another --out (and --init {out})')
         say(f'resuming from {found[-1]}')
         return state.get('trained_on')
     elif args.init:
