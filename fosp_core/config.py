@@ -262,6 +262,8 @@ def _overlaid(data: dict, overrides: list[str] | None, method: str | None) -> di
             raise FospError(f'--set {override}: expected section.key=value')
         node = data
         *sections, leaf = key.split('.')
+        if not sections and leaf in ('method', 'replaced'):    # the name alone would change nothing
+            raise FospError(f'--set {override}: a method is chosen with --method')
         for section in sections:
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
@@ -292,7 +294,7 @@ def _build(cls, data, where: str):
                 if kind is int and (isinstance(value, bool) or int(value) != float(value)):
                     raise ValueError
                 values[key] = kind(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise FospError(f'{where}: key {key} is {value!r}, expected {kind.__name__}') from None
         elif kind is dict:
             if not isinstance(value, dict):

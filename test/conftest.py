@@ -21,7 +21,7 @@ from fosp_core.data.episode import Episode
 from fosp_core.paths import config_file
 
 sys.path.insert(0, str(Path(__file__).parent))      # pytest's importlib mode does not
-from ros_rig import isolated, pytest_runtest_protocol, rig, toy  # noqa: F401 - what ROS folders share
+from ros_rig import isolated, kept_environment, pytest_runtest_protocol, rig, toy  # noqa: F401 - what ROS folders share
 
 # A command that is run within this process must not make it, and all that it starts later, yield to everybody.
 os.nice = lambda increment: 0

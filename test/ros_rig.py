@@ -54,6 +54,15 @@ def isolated(tmp_path_factory):
     os.environ.update(saved)
 
 
+@pytest.fixture
+def kept_environment(isolated):
+    """Undo what a command that is run within this process sets for its nodes."""
+    saved = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(saved)
+
+
 @pytest.fixture(scope='session')
 def toy(tmp_path_factory):
     """Path of a random bundle of debug size, made in a child so that torch stays out of this process."""

@@ -56,6 +56,8 @@ class Episode:
 
     def validate(self, contract: Contract, where: str = 'episode') -> None:
         """Raise DataError naming key and step for a wrong shape, dtype, NaN, Inf or flag."""
+        if np.ndim(self.reward) != 1:
+            raise DataError(f'{where}: key reward has shape {np.shape(self.reward)}, expected one number per record')
         t = len(self)
         if t < 2:
             raise DataError(f'{where}: {t} steps, expected at least 2')

@@ -29,8 +29,8 @@ class FilterLimits:
     high: tuple[float, ...]
     period: float                               # control period, s
     staleness: float                            # s after which an input is stale
-    max_speed: float = 0.44                     # m/s, Euclidean norm
-    max_acceleration: float = 5.0               # m/s^2
+    max_speed: float = 0.42                     # m/s, Euclidean norm
+    max_acceleration: float = 4.0               # m/s^2
     box_low: tuple[float, ...] = ()             # m
     box_high: tuple[float, ...] = ()
     box_margin: float = 0.05                    # m outside the box at which the measurement itself is a fault

@@ -67,6 +67,9 @@ def load_checkpoint(path: Path, learner: Learner) -> dict:
         raise TrainingError(f'{path}: unreadable checkpoint: {error}') from None
     if state.get('schema') != SCHEMA:
         raise TrainingError(f'{path}/state.json: schema {state.get("schema")!r}, expected {SCHEMA}')
+    missing = {'step', 'online', 'contract_hash', 'config', 'rng_numpy'} - state.keys()
+    if missing:
+        raise TrainingError(f'{path}/state.json: keys missing: {", ".join(sorted(missing))}')
     if state['contract_hash'] != learner.contract.hash:
         raise TrainingError(f'{path}/state.json: contract_hash {state["contract_hash"][:12]}, expected '
                             f'{learner.contract.hash[:12]}')

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretraining in several processes that `torchrun` started: how they meet, agree, and end together."""
 
+import atexit
 import contextlib
 import datetime
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -37,6 +39,8 @@ def processes(device: str) -> Iterator[str]:
         as_device(device)
         yield device
         return
+    leaving = {'code': 2}
+    atexit.register(_leave, leaving)
     store = _meet()
     rank, size = parallel.rank(), parallel.size()
     try:
@@ -55,15 +59,30 @@ def processes(device: str) -> Iterator[str]:
             raise SystemExit(2) from None
         raise type(error)(f'process {rank} of {size}: {error}') from None
     except KeyboardInterrupt:
+        leaving['code'] = 130
         if not _first(store):
             raise SystemExit(130) from None
         raise
     except BaseException:
+        leaving['code'] = 1
         _first(store)
         raise
     finally:
         parallel.leave()
     dist.destroy_process_group()
+    leaving['code'] = 0
+
+
+def _leave(leaving: dict) -> None:
+    """End the process before the interpreter is taken down.
+
+    Native threads may still hold tensors: one that drops them while the interpreter ends is unwound by it, and takes
+    the process with it (SIGABRT, "terminate called without an active exception"), after all its work was done.
+    """
+    with contextlib.suppress(OSError, ValueError):    # a reader that has gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(leaving['code'])
 
 
 def _meet() -> dist.Store:

@@ -24,7 +24,7 @@ def between(option: str, value: float, low: float, high: float) -> None:
 def wait_asleep() -> None:
     """Let computing threads that wait for each other sleep; call it before torch is loaded, later it does nothing.
 
-    By default they spin, and beside one busy process two of them took two to five times as long as one.
+    By default they spin, and beside a busy process two of them may take longer than one.
     """
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 

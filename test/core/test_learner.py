@@ -187,3 +187,23 @@ def test_a_run_is_not_gone_on_with_as_another(tmp_path):
                          (Config.load('debug', method='direct'), "method is 'fosp', this run asks for 'direct'")):
         with pytest.raises(TrainingError, match=words):
             restore(Learner(CONTRACT, other), args, 'x', said.append)
+
+
+def test_a_checkpoint_without_a_key_names_it(tmp_path):
+    path = save_checkpoint(tmp_path, Learner(CONTRACT, DEBUG))
+    (path / 'state.json').write_text('{"schema": 1}')
+    with pytest.raises(TrainingError, match=r'state\.json: keys missing: config, contract_hash, online'):
+        load_checkpoint(path, Learner(CONTRACT, DEBUG))
+
+
+@pytest.mark.parametrize(('override', 'words'), [
+    ('method=bc', 'chosen with --method'), ('replaced={}', 'chosen with --method'),
+    ('train.batch=.inf', 'key batch is inf, expected int')])
+def test_overrides_that_mean_nothing_are_refused(override, words):
+    with pytest.raises(FospError, match=words):
+        Config.load('debug', [override])
+
+
+def test_a_scalar_in_place_of_a_series_is_named(make_episode):
+    with pytest.raises(DataError, match='key reward has shape'):
+        dataclasses.replace(make_episode(6), reward=np.float32(1.0)).validate(CONTRACT)

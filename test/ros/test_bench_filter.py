@@ -3,20 +3,12 @@
 """`fosp bench filter`: its keys, figures that can be true, and bad usage in one line."""
 
 import json
-import os
 
 import pytest
 
 from fosp_core import cli
 
-
-@pytest.fixture(autouse=True)
-def _environment(isolated):
-    """The benchmark sets variables for its nodes."""
-    saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
+pytestmark = pytest.mark.usefixtures('kept_environment')
 
 
 def check(result, count):

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`fosp play`: what a real trainer process stores of a played bag is what the importer reads from it, bit for bit."""
 
-import os
 import subprocess
 import sys
 
@@ -13,14 +12,7 @@ from fosp_core import cli
 from fosp_core.data.bag import read_episodes
 from fosp_core.data.store import load_episodes, save_episode
 
-
-@pytest.fixture(autouse=True)
-def _environment(isolated):
-    """The command sets variables."""
-    saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
+pytestmark = pytest.mark.usefixtures('kept_environment')
 
 
 @pytest.fixture
