@@ -17,8 +17,11 @@ from fosp_core.errors import FospError
 # name -> (module, one line for `fosp --help`). A module here is not imported until its command is run.
 COMMANDS = {
     'collect': ('fosp_sim.collect', 'run scripted demonstrators in the simulator and record a bag'),
+    'rollout': ('fosp_sim.rollout', 'record what a model does in the simulator, as episodes of a robot'),
     'pretrain': ('fosp_core.train.pretrain', 'learn world model, policy and reachability from bags'),
+    'finetune': ('fosp_core.train.finetune_cli', "few gradient steps on a robot's episodes, gates, a new bundle"),
     'evaluate': ('fosp_sim.evaluate', 'run a model bundle in the simulator and report SR and CV'),
+    'study': ('fosp_core.study.cli', 'train, adapt and evaluate many models by a plan; resumable'),
     'up': ('fosp_ros.up', 'start the node graph without ros2 launch'),
     'demo': ('fosp_ros.demo', 'standard episodes, a changed scene, fine-tuning, a report'),
     'play': ('fosp_ros.play', "publish a bag's replay records to a running trainer"),

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fosp_core.evaluate import charts
+from fosp_core.evaluate.html_page import cell, document
 from fosp_core.io import atomic_write_bytes, write_json
-from fosp_ros import report_charts as charts
 from fosp_ros import report_film
 
 ROW_KEYS = ('task', 'phase', 'n', 'sr', 'cv', 'sr_ci', 'cv_ci', 'interventions')
@@ -93,59 +94,14 @@ def _paired(paired: dict) -> str:
             f'violation gained on {cv["gained"]}, lost on {cv["lost"]} (p = {cv["p_value"]:.2g})')
 
 
-STYLE = """
-:root{--paper:#fff;--soft:#f4f6f8;--ink:#1b1f24;--dim:#5a6472;--line:#d9dfe6;--sr:#2166c4;--cv:#c8541b;--mark:#6b4fbb;
---touch:#c8541b33;--bad:#b3261e;--good:#1a7f4b}
-@media (prefers-color-scheme:dark){:root{--paper:#14171c;--soft:#1d2229;--ink:#e8ebef;--dim:#a2adba;--line:#343c47;
---sr:#6aa5f5;--cv:#f5965a;--mark:#b9a3f5;--touch:#f5965a33;--bad:#ff8a80;--good:#6fd6a0}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1120px;margin:0 auto;padding:28px 20px 60px}
-h1{font-size:1.7rem;line-height:1.2;margin:0 0 .3em}h2{font-size:1.15rem;margin:2.2em 0 .6em}
-h3{font-size:1rem;margin:0 0 .4em}p{margin:.5em 0;max-width:72ch}.dim{color:var(--dim)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}
-.tile,.card{background:var(--soft);border:1px solid var(--line);border-radius:8px;padding:12px 14px;min-width:0}
-.tile b{display:block;font-size:1.35rem;line-height:1.3}.tile span{color:var(--dim);font-size:.86rem}
-.bad{color:var(--bad)}.good{color:var(--good)}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
-.grid>.card{margin:0}svg{display:block;width:100%;max-width:560px;height:auto;margin:0 auto}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.94rem}
-th,td{padding:7px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}th{color:var(--dim);font-weight:600}
-.dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;font-size:.94rem}
-.dl dt{color:var(--dim)}.dl dd{margin:0;overflow-wrap:anywhere}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);border:1px solid var(--line);border-radius:8px;
-padding:12px 14px;font-size:.85rem;line-height:1.45}
-img{display:block;max-width:100%;height:auto;border-radius:6px;margin:0 auto}
-.key{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.86rem;color:var(--dim);margin-top:6px}
-.key i{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:6px}
-text.tick{font:11px system-ui,sans-serif;fill:var(--dim)}text.axis{font:11px system-ui,sans-serif;fill:var(--ink)}
-line.grid{stroke:var(--line);stroke-width:.8}line.whisker{stroke:var(--ink);stroke-width:1.2}
-line.mark{stroke:var(--mark);stroke-width:1.3;stroke-dasharray:4 3}
-rect.sr,i.sr{fill:var(--sr);background:var(--sr)}rect.cv,i.cv{fill:var(--cv);background:var(--cv)}
-rect.touch,i.touch{fill:var(--touch);background:var(--touch)}i.mark{background:var(--mark)}
-path.line-cv{fill:none;stroke:var(--cv);stroke-width:1.8;stroke-linejoin:round}
-circle.changed,i.changed{fill:var(--mark);background:var(--mark)}i.changed{border-radius:50%}
-@media (max-width:640px){.dl{grid-template-columns:1fr}.dl dd{margin-bottom:.5em}
-th,td{padding:6px 7px}table{font-size:.86rem}main{padding:20px 14px 40px}
-table.rates thead{display:none}table.rates tr{display:grid;grid-template-columns:1fr 1fr;padding:8px 0;
-border-bottom:1px solid var(--line)}table.rates td{border:0;text-align:left;white-space:normal;padding:2px 4px}
-table.rates td::before{content:attr(data-name) " ";color:var(--dim)}}
-"""
-
-
-def _cell(name: str, text: str) -> str:
-    return f'<td data-name="{html.escape(name)}">{html.escape(text)}</td>'
-
-
 def _rates_table(rows: list) -> str:
     def rate(value, interval):
         return f'{100 * value:.0f} %  [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]'
     head = ''.join(f'<th scope="col">{h}</th>' for h in ('task', 'phase', 'n', 'interventions', 'SR [95 %]',
                                                         'CV [95 %]'))
-    body = ''.join('<tr>' + _cell('', r['task']) + _cell('', r['phase']) + _cell('n', str(r['n']))
-                   + _cell('interventions', str(r['interventions'])) + _cell('SR', rate(r['sr'], r['sr_ci']))
-                   + _cell('CV', rate(r['cv'], r['cv_ci'])) + '</tr>' for r in rows)
+    body = ''.join('<tr>' + cell('', r['task']) + cell('', r['phase']) + cell('n', str(r['n']))
+                   + cell('interventions', str(r['interventions'])) + cell('SR', rate(r['sr'], r['sr_ci']))
+                   + cell('CV', rate(r['cv'], r['cv_ci'])) + '</tr>' for r in rows)
     return f'<table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
@@ -223,11 +179,7 @@ def page(findings: Findings) -> str:
                   **{f'exit code of {k}': v for k, v in findings.nodes.items()}}), '</div></div>',
         f'<h2>Model card</h2><pre>{html.escape(findings.card.strip())}</pre>' if findings.card.strip() else '',
         '<p class="dim">Not a certified safety function: a real arm needs a hardware emergency stop.</p>']
-    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">'
-            '<meta name="color-scheme" content="light dark">'
-            f'<title>fosp_ros: SafeReach demo</title><style>{STYLE}</style></head><body><main>'
-            + ''.join(parts) + '</main></body></html>\n')
+    return document('fosp_ros: SafeReach demo', parts)
 
 
 def write(folder: Path, findings: Findings) -> None:

@@ -101,16 +101,16 @@ class Learned(Actor):
 
     pictures = True
 
-    def __init__(self, bundle, guard=None):
+    def __init__(self, bundle, guard=None, explore: bool = False):
         from fosp_core.deploy.runtime import PolicyRuntime
         super().__init__('model', guard)
-        self.policy = PolicyRuntime(bundle)
+        self.policy, self.explore = PolicyRuntime(bundle), explore
 
     def _begin(self, env: SafeReachEnv, seed: int) -> None:
         self.policy.reset()
 
     def _propose(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
-        return self.policy.step(observation, self._previous, self._first).action
+        return self.policy.step(observation, self._previous, self._first, self.explore).action
 
 
 def run_episode(env: SafeReachEnv, actor, seed: int) -> Result:
@@ -132,7 +132,9 @@ def row(task: str, phase: str, results: list[Result]) -> dict:
     rewards = [r.reward for r in results]
     return out | {'return': float(np.mean(rewards)), 'cost': float(np.mean([r.cost for r in results])),
                   'steps': float(np.mean([r.steps for r in results])),
-                  'cost_ci': list(bootstrap_mean([r.cost for r in results])) if len(results) > 1 else None}
+                  'cost_ci': list(bootstrap_mean([r.cost for r in results])) if len(results) > 1 else None,
+                  'outcomes': {'seed': [r.seed for r in results], 'success': [int(r.success) for r in results],
+                               'violation': [int(r.violation) for r in results]}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

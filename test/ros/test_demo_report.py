@@ -11,8 +11,9 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from fosp_core.evaluate import charts
 from fosp_core.evaluate.statistics import mcnemar, summary_row
-from fosp_ros import report, report_charts, report_film
+from fosp_ros import report, report_film
 
 
 @pytest.fixture
@@ -93,12 +94,12 @@ def test_film_is_an_endless_animation_of_every_tick(findings):
 
 
 @pytest.mark.parametrize('chart', [
-    lambda: report_charts.rate_bars([summary_row('t<', 'p&', [True], [False])]),
-    lambda: report_charts.histogram([1.0, 2.0, math.nan, 9.0], {'p50': 2.0, 'p99': 9.0}, 'ms'),
-    lambda: report_charts.risk_over_time([0.0, 0.1, 0.2], [math.nan, 0.2, 0.4], 0.3, [False, False, True],
+    lambda: charts.rate_bars([summary_row('t<', 'p&', [True], [False])]),
+    lambda: charts.histogram([1.0, 2.0, math.nan, 9.0], {'p50': 2.0, 'p99': 9.0}, 'ms'),
+    lambda: charts.risk_over_time([0.0, 0.1, 0.2], [math.nan, 0.2, 0.4], 0.3, [False, False, True],
                                          [False, True, False]),
-    lambda: report_charts.risk_over_time([], [], math.nan, [], []),
-    lambda: report_charts.share_bars({'ok': 100, 'estop': 1}),
+    lambda: charts.risk_over_time([], [], math.nan, [], []),
+    lambda: charts.share_bars({'ok': 100, 'estop': 1}),
 ])
 def test_charts_are_well_formed_and_hold_no_nan(chart):
     text = chart()
@@ -107,6 +108,6 @@ def test_charts_are_well_formed_and_hold_no_nan(chart):
 
 
 def test_ticks_are_round_and_reach_the_top():
-    assert report_charts.nice_ticks(37.0) == [0, 10, 20, 30, 40]
-    assert report_charts.nice_ticks(0.0) == [0.0, 1.0]
-    assert report_charts.nice_ticks(1.0)[-1] == 1.0
+    assert charts.nice_ticks(37.0) == [0, 10, 20, 30, 40]
+    assert charts.nice_ticks(0.0) == [0.0, 1.0]
+    assert charts.nice_ticks(1.0)[-1] == 1.0

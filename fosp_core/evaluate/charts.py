@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Charts of the demo report as inline SVG: text that scales, colours from the page's style sheet. For `report` alone.
+"""Charts of the reports as inline SVG: text that scales, colours from the style sheet of `html_page`. Pure NumPy.
 
 Every chart is 360 units wide, so that its labels stay readable on a telephone. Colours are CSS classes: the page turns
 them with the reader's light or dark scheme.
@@ -155,3 +155,36 @@ def share_bars(counts: dict[str, int]) -> str:
             + f'<rect class="{"sr" if name == "ok" else "cv"}" x="{left}" y="{y}" width="{width:.1f}" height="15"/>' \
             + _text(left + width + 5, y + 12, f'{count}', 'start')
     return _svg(height, ', '.join(f'{k} {v}' for k, v in items), body)
+
+
+def plane(points: Sequence[tuple[str, str, dict]], title: str = 'Success against violations') -> str:
+    """Draw rows in the SR-CV plane with the crosses of their Wilson intervals; the upper left corner is best.
+
+    Parameters
+    ----------
+    points
+        Label (empty for none), CSS class of the mark, and a row with `sr`, `cv`, `sr_ci`, `cv_ci`.
+
+    """
+    height = 300
+    high = max([0.1, *(min(1.0, p[2]['cv_ci'][1]) for p in points)])
+    ticks = nice_ticks(high)
+    right = min(ticks[-1], 1.0)
+    body, y = _frame(height, [0, 0.25, 0.5, 0.75, 1.0], 'SR', '{:.0%}')
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * min(max(value / right, 0.0), 1.0)
+    for tick in ticks:
+        if tick <= right * 1.001:
+            body += _text(x(tick), height - BOTTOM + 13, f'{tick:.0%}')
+    for label, kind, row in points:
+        px, py = x(row['cv']), y(row['sr'])
+        body += _line(x(row['cv_ci'][0]), py, x(row['cv_ci'][1]), py, f'arm {kind}') \
+            + _line(px, y(row['sr_ci'][0]), px, y(row['sr_ci'][1]), f'arm {kind}') \
+            + f'<circle class="dot {kind}" cx="{px:.1f}" cy="{py:.1f}" r="4"/>'
+        if label:
+            end = px > WIDTH - 90
+            body += _text(px + (-7 if end else 7), py - 6, label, 'end' if end else 'start')
+    body += _text((LEFT + WIDTH) / 2, height - 5, 'CV', kind='axis')
+    text = '; '.join(f'{label}: SR {row["sr"]:.0%}, CV {row["cv"]:.0%}' for label, _, row in points)
+    return _svg(height, f'{title}. {text}', body)

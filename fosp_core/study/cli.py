@@ -1,0 +1,96 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`fosp study`: data, models, fine-tunes and evaluations by a plan, resumable; a table and a page at the end."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from fosp_core.errors import FospError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `fosp study`."""
+    parser.add_argument('plan', metavar='PLAN', help='YAML file, or the name of one in config/: shipped, full')
+    parser.add_argument('--out', type=Path, help='folder (default: out/study_PLAN); goes on with what is there')
+    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='commands side by side (default: %(default)s)')
+    parser.add_argument('--threads', type=int, default=1, help='computing threads of each (default: %(default)s)')
+    parser.add_argument('--only', metavar='TEXT', help='only jobs whose name holds TEXT, and what they need')
+    parser.add_argument('--list', action='store_true', help='print the commands and whether each is done; run nothing')
+    parser.add_argument('--json', metavar='PATH', help='write the result; - for standard output alone')
+
+
+def plan_file(name: str) -> Path:
+    """Return the path of a plan that is a file, or the name of one in config/."""
+    if Path(name).is_file():
+        return Path(name)
+    from fosp_core.paths import share_dir
+    path = share_dir() / 'config' / f'study_{name}.yaml'
+    if not path.is_file():
+        raise FospError(f'{name}: no such plan, neither a file nor {path}')
+    return path
+
+
+def chosen(jobs: list, text: str | None) -> list:
+    """Return the jobs whose name holds `text`, and all that they need, in order."""
+    if text is None:
+        return jobs
+    wanted = {j.name for j in jobs if text in j.name}
+    if not wanted:
+        raise FospError(f'--only {text!r}: no job of that name')
+    for job in reversed(jobs):
+        if job.name in wanted:
+            wanted.update(job.needs)
+    return [j for j in jobs if j.name in wanted]
+
+
+def result(plan, jobs: list, outcome=None) -> dict:
+    """Return the study as it stands."""
+    from fosp_core.study import table
+    rows = table.evaluations(jobs)
+    methods = plan.adapt['methods'] if plan.adapt else []
+    compared = table.comparisons(rows) + (table.methods_compared(rows, methods[0]) if len(methods) > 1 else [])
+    return {'title': plan.title, 'rows': rows, 'rollouts': table.rollouts(jobs), 'fine_tunes': table.tunes(jobs),
+            'comparisons': compared, 'jobs': len(jobs), 'done': len(outcome.done) if outcome else None,
+            'failed': outcome.failed if outcome else {}, 'waiting': outcome.waiting if outcome else []}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing; exit code 1 when a job failed."""
+    from tqdm import tqdm
+
+    from fosp_core.io import atomic_write_bytes, write_json
+    from fosp_core.study import page
+    from fosp_core.study.plan import Plan
+    from fosp_core.study.runner import Records, run_jobs
+    from fosp_core.train.options import at_least
+    at_least('--jobs', args.jobs, 1)
+    at_least('--threads', args.threads, 1)
+    path = plan_file(args.plan)
+    plan = Plan.load(path)
+    out = args.out or Path('out') / path.stem
+    jobs = chosen(plan.jobs(out), args.only)
+    records = Records(out)
+    if args.list:
+        for job in jobs:
+            print(f'{"done" if records.done(job) else "to do":5s}  fosp {" ".join(job.argv)}')
+        return 0
+    here = sum(records.done(job) for job in jobs)
+    with tqdm(total=len(jobs), initial=here, unit='job', desc='study', file=sys.stderr) as bar:
+        def finished(job, reason: str) -> None:
+            bar.update(not reason)
+            bar.write(f'{job.name}: {reason or "done"}', file=sys.stderr)
+        outcome = run_jobs(jobs, out, args.jobs, finished, args.threads)
+    found = result(plan, jobs, outcome)
+    write_json(out / 'study.json', found)
+    atomic_write_bytes(out / 'study.html', page.page(found).encode())
+    if args.json:
+        write_json(args.json, found)
+    if args.json != '-':
+        print(page.text(found))
+        print(f'{out / "study.html"}')
+    for name, reason in outcome.failed.items():
+        print(f'failed: {name}: {reason}; {records.log / name}.txt', file=sys.stderr)
+    if outcome.waiting:
+        print(f'not tried, for they need what failed: {", ".join(outcome.waiting)}', file=sys.stderr)
+    return 1 if outcome.failed else 0

@@ -1,0 +1,114 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A study as text for the terminal and as one HTML page. For `fosp study`."""
+
+import html
+
+from fosp_core.evaluate import charts
+from fosp_core.evaluate.html_page import cell, document
+from fosp_core.study.table import BEFORE
+
+WORDS = {'tuning': 'after fine-tuning against before', 'filter': 'filter on against off',
+         'model': 'model against model', 'method': 'fine-tuning method against method'}
+
+
+def _rate(value: float, interval) -> str:
+    return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
+
+
+def _name(side: dict) -> str:
+    return f'{side["model"]} {side["stage"]}, filter {side["filter"]}'
+
+
+def text(found: dict) -> str:
+    """Return the rows, and the comparisons that were pooled, as text."""
+    lines = [f'{"task":10s} {"model":14s} {"seed":>4s} {"stage":12s} {"filter":6s} {"n":>5s}  '
+             f'{"SR [95 % Wilson]":>22s}  {"CV [95 % Wilson]":>22s}']
+    lines += [f'{r["task"]:10s} {r["model"]:14s} {r["seed"]:4d} {r["stage"]:12s} {r["filter"]:6s} {r["n"]:5d}  '
+              f'{_rate(r["sr"], r["sr_ci"]):>22s}  {_rate(r["cv"], r["cv_ci"]):>22s}' for r in found['rows']]
+    pooled = [c for c in found['comparisons'] if c['task'] == 'all']
+    if pooled:
+        lines.append('SR - CV on the same layouts, all tasks pooled (95 % bootstrap):')
+        lines += [f'  {_name(c["other"])} against {_name(c["reference"])}: {100 * c["difference"]:+.1f} points '
+                  f'[{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}], n = {c["n"]}: {c["verdict"]}' for c in pooled]
+    return '\n'.join(lines)
+
+
+def _rows_table(rows: list[dict]) -> str:
+    names = ('task', 'model', 'seed', 'stage', 'filter', 'n', 'SR [95 %]', 'CV [95 %]', 'return', 'steps')
+    head = ''.join(f'<th scope="col">{n}</th>' for n in names)
+    body = ''
+    for r in rows:
+        values = (r['task'], r['model'], str(r['seed']), r['stage'], r['filter'], str(r['n']),
+                  _rate(r['sr'], r['sr_ci']), _rate(r['cv'], r['cv_ci']), f'{r["return"]:.2f}', f'{r["steps"]:.0f}')
+        body += '<tr>' + ''.join(cell(n, v.strip()) for n, v in zip(names, values)) + '</tr>'
+    return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _comparison_table(compared: list[dict]) -> str:
+    names = ('task', 'what', 'against', 'SR - CV', 'n', 'verdict')
+    head = ''.join(f'<th scope="col">{n}</th>' for n in names)
+    body = ''
+    for c in compared:
+        difference = f'{100 * c["difference"]:+.1f} [{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}]'
+        values = (c['task'], _name(c['other']), _name(c['reference']), difference, str(c['n']), c['verdict'])
+        body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
+    return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _planes(rows: list[dict]) -> str:
+    """One SR-CV plane per task: a colour per stage, a label per model and filter."""
+    cards = ''
+    stages = list(dict.fromkeys(r['stage'] for r in rows))
+    for task in dict.fromkeys(r['task'] for r in rows):
+        here = [r for r in rows if r['task'] == task]
+        points = [(f'{r["filter"]}', f'k{stages.index(r["stage"]) % 5}', r) for r in here]
+        cards += f'<div class="card"><h3>{html.escape(task)}</h3>{charts.plane(points, task)}</div>'
+    key = ''.join(f'<span><i class="k{i % 5}"></i>{html.escape(s)}</span>' for i, s in enumerate(stages))
+    return f'<div class="grid">{cards}</div><div class="key">{key}<span>on, off: the filter</span></div>'
+
+
+def page(found: dict) -> str:
+    """Return the HTML page of `fosp_core.study.cli.result`."""
+    rows, parts = found['rows'], [f'<h1>{html.escape(found["title"])}</h1>']
+    if found['failed'] or found['waiting']:
+        parts.append(f'<p class="bad">Not complete: {len(found["failed"])} jobs failed, {len(found["waiting"])} were '
+                     f'not tried. What follows is the rest.</p>')
+    parts.append('<p>SR: share of episodes that reach the goal. CV: share with any contact. Brackets and crosses: 95 % '
+                 'Wilson intervals. All rows of one task and seed are of the same layouts.</p>')
+    if rows:
+        parts += ['<h2>Success against violations</h2>', _planes(rows), '<h2>All rows</h2>', _rows_table(rows)]
+    for kind, words in WORDS.items():
+        some = [c for c in found['comparisons'] if c['kind'] == kind]
+        if some:
+            parts += [f'<h2>{words[0].upper() + words[1:]}</h2>', _comparison_table(some)]
+    if found['comparisons']:
+        parts.append('<p class="dim">SR - CV in points, averaged over the same layouts, with the 95 % bootstrap '
+                     'interval over layouts; where it holds 0 there is no winner. Many comparisons were made: of '
+                     'twenty without any difference one shows a winner.</p>')
+    if found['rollouts']:
+        parts += ['<h2>The fine-tuning phase itself</h2><p>Every episode that was recorded for a fine-tune, behind the '
+                  'filter.</p>', _plain([{'task': r['task'], 'model': r['model'], 'seed': r['seed'], 'n': r['n'],
+                                          'SR': _rate(r['sr'], r['sr_ci']), 'CV': _rate(r['cv'], r['cv_ci'])}
+                                         for r in found['rollouts']])]
+    if found['fine_tunes']:
+        parts += ['<h2>What the gates said</h2><p>On a robot a refused model never reaches the arm; the study '
+                  'measures it all the same.</p>', _plain([{k: t[k] for k in ('task', 'model', 'seed', 'method')}
+                                               | {'gates': f'refused: {t["refused"]}' if t['refused'] else 'passed'}
+                                               for t in found['fine_tunes']])]
+    commands = ''.join(f'<dt>{html.escape(_label(r))}</dt><dd><code>{html.escape(r["command"])}</code></dd>'
+                       for r in rows)
+    parts.append('<h2>Commands</h2><details><summary>Every row again</summary>'
+                 f'<dl class="dl">{commands}</dl></details>')
+    return document(found['title'], parts)
+
+
+def _label(row: dict) -> str:
+    stage = '' if row['stage'] == BEFORE else f' {row["stage"]}'
+    return f'{row["task"]} {row["model"]} {row["seed"]}{stage} {row["filter"]}'
+
+
+def _plain(rows: list[dict]) -> str:
+    head = ''.join(f'<th scope="col">{html.escape(n)}</th>' for n in rows[0])
+    body = ''.join('<tr>' + ''.join(cell(n, str(v).strip()) for n, v in r.items()) + '</tr>' for r in rows)
+    return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
