@@ -170,13 +170,24 @@ def plane(points: Sequence[tuple[str, str, dict]], title: str = 'Success against
     high = max([0.1, *(min(1.0, p[2]['cv_ci'][1]) for p in points)])
     ticks = nice_ticks(high)
     right = min(ticks[-1], 1.0)
-    body, y = _frame(height, [0, 0.25, 0.5, 0.75, 1.0], 'SR', '{:.0%}')
+    # Good policies crowd at the top: the axis begins below the lowest of them, and says so by its labels.
+    low = math.floor(10 * min([0.9, *(p[2]['sr_ci'][0] for p in points)])) / 10
+    step = 0.1 if low >= 0.5 else 0.2 if low >= 0.2 else 0.25
+    low = max(0.0, 1.0 - step * math.ceil((1.0 - low) / step - 1e-9))
+    body = _text(2, 9, 'SR', 'start', 'axis')
 
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * min(max(value / right, 0.0), 1.0)
+
+    def y(value: float) -> float:
+        return TOP + (height - BOTTOM - TOP) * min(max((1.0 - value) / (1.0 - low), 0.0), 1.0)
+    for i in range(round((1.0 - low) / step) + 1):
+        share = 1.0 - step * i
+        body += _line(LEFT, y(share), WIDTH - RIGHT, y(share), 'grid') \
+            + _text(LEFT - 5, y(share) + 3.5, f'{share:.0%}', 'end')
     for tick in ticks:
         if tick <= right * 1.001:
-            body += _text(x(tick), height - BOTTOM + 13, f'{tick:.0%}')
+            body += _text(x(tick), height - BOTTOM + 13, f'{tick:.0%}', 'end' if tick >= right * 0.999 else 'middle')
     for label, kind, row in points:
         px, py = x(row['cv']), y(row['sr'])
         body += _line(x(row['cv_ci'][0]), py, x(row['cv_ci'][1]), py, f'arm {kind}') \

@@ -40,9 +40,8 @@ def run(args: argparse.Namespace) -> int:
     options.use_threads(args.threads)
     if args.steps < 1:
         raise TrainingError(f'--steps {args.steps}: expected at least 1')
-    for folder in (args.out, refused_folder(args.out)):
-        if folder.exists():
-            raise FospError(f'{folder}: exists already; choose another --out')
+    if args.out.exists() or refused_folder(args.out).exists():
+        raise FospError(f'{args.out}: exists already, or {args.out.name}.refused beside it; choose another --out')
     bundle = Bundle.open(args.bundle)
     online = load_dataset(args.episodes, bundle.contract)
     offline = load_dataset(args.offline, bundle.contract) if args.offline else []

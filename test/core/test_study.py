@@ -1,0 +1,183 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A study's plan, its resumable run and its verdicts, on made-up jobs and outcomes; the real thing is in test/sim."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fosp_core.cli import main
+from fosp_core.errors import FospError
+from fosp_core.evaluate.statistics import summary_row
+from fosp_core.study import page, runner, table
+from fosp_core.study.cli import chosen, plan_file
+from fosp_core.study.plan import Job, Plan
+
+PLAN = {'data': {'mix': {'episodes': 9, 'seed': 0}},
+        'models': {'a': {'data': ['mix'], 'seeds': [0, 1]}, 'b': {'bundle': 'models/safereach'}},
+        'adapt': {'models': ['a'], 'tasks': ['unseen1'], 'methods': ['fosp', 'direct'], 'offline': ['mix']},
+        'evaluate': {'tasks': ['standard', 'unseen1'], 'episodes': 3, 'filter': ['on', 'off']}}
+
+
+def changed(**sections):
+    return json.loads(json.dumps({**PLAN, **sections}))
+
+
+def test_the_jobs_of_a_plan(tmp_path):
+    jobs = Plan(PLAN).jobs(tmp_path)
+    names = [j.name for j in jobs]
+    # 1 data; per seed of a: 1 model, 4 evaluations, 1 rollout, 2 x (1 tune + 2 evaluations); of b: 4 evaluations
+    assert len(names) == len(set(names)) == 1 + 2 * (1 + 4 + 1 + 2 * 3) + 4
+    assert len({j.makes for j in jobs}) == len(jobs)
+    for i, job in enumerate(jobs):
+        assert set(job.needs) <= set(names[:i]), job.name
+    tune = next(j for j in jobs if j.name == 'tune/a-s1/unseen1/direct')
+    assert tune.needs == ('model/a-s1', 'rollout/a-s1/unseen1', 'data/mix')
+    assert tune.argv[:3] == ('finetune', f'{tmp_path}/models/a-s1/bundle/study', f'{tmp_path}/rollouts/a-s1/unseen1')
+    seeds = [j.argv[j.argv.index('--seed') + 1] for j in jobs if j.name.startswith('rollout')]
+    assert seeds == ['100000', '110000'], 'two models must not meet the same layouts'
+
+
+@pytest.mark.parametrize(('plan', 'words'), [
+    ([], 'expected keys title, data'),
+    ({'models': {}}, 'key evaluate is missing'),
+    (changed(more=1), "unknown key 'more'"),
+    (changed(data={'mix': {'episodes': 9}}), 'data.mix: key seed is missing'),
+    (changed(data={'mix': {'episodes': '9', 'seed': 0}}), "data.mix: key episodes is '9', expected int"),
+    (changed(data={'../mix': {'episodes': 9, 'seed': 0}}), "name '../mix', expected a word"),
+    (changed(models={'a': {}}), 'models.a: expected either bundle or data'),
+    (changed(models={'a': {'data': ['other']}}), "models.a.data: 'other' is not among data"),
+    (changed(adapt={'tasks': ['unseen9'], 'methods': ['fosp']}), "'unseen9' is not among evaluate.tasks"),
+    (changed(adapt={'tasks': ['unseen1'], 'methods': ['fosp'], 'offline': ['x']}), "offline: 'x' is not among mix"),
+    (changed(evaluate={'tasks': ['standard'], 'episodes': 3, 'filter': ['perhaps']}), "evaluate.filter has 'perhaps'"),
+])
+def test_a_bad_plan_names_the_key(plan, words):
+    with pytest.raises(FospError, match=words.replace('(', r'\(')):
+        Plan(plan)
+
+
+def test_the_shipped_plans_are_plans(tmp_path, capsys):
+    for name in ('shipped', 'full'):
+        assert Plan.load(plan_file(name)).jobs(tmp_path)
+    assert main(['study', 'shipped', '--list', '--out', str(tmp_path / 'none')]) == 0
+    assert 'to do  fosp rollout' in capsys.readouterr().out and not (tmp_path / 'none').exists()
+    assert main(['study', 'absent']) == 2
+    (tmp_path / 'bad.yaml').write_text('models: [')
+    assert main(['study', str(tmp_path / 'bad.yaml')]) == 2
+
+
+def test_a_filter_switch_without_quotes_is_meant_all_the_same():
+    plan = yaml.safe_load(yaml.safe_dump(changed()).replace("'on'", 'on').replace("'off'", 'off'))
+    assert Plan(plan).filters == ['on', 'off']
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Jobs that append their name to a file and make theirs; `fail` as third word: exit code 2."""
+    (tmp_path / 'fake_cli.py').write_text(
+        'import sys\nfrom pathlib import Path\nname, makes, *how = sys.argv[1:]\n'
+        'with open(Path(__file__).with_name("calls"), "a") as f:\n    f.write(name + "\\n")\n'
+        'if how == ["fail"]:\n    sys.exit("error: no such luck")\n'
+        'Path(makes).parent.mkdir(parents=True, exist_ok=True)\n'
+        'Path(makes).write_text("{}")\n')
+    real = runner.subprocess.Popen
+    monkeypatch.setattr(runner.subprocess, 'Popen', lambda argv, **more: real(
+        [sys.executable, str(tmp_path / 'fake_cli.py'), *argv[3:]], **more))
+
+    def job(name, *how, needs=()):
+        return Job(name, (name, str(tmp_path / 'out' / name), *how), tmp_path / 'out' / name, needs)
+
+    def calls():
+        return (tmp_path / 'calls').read_text().split()
+    return job, calls
+
+
+def test_what_is_there_is_not_made_again(tmp_path, commands):
+    job, calls = commands
+    jobs = [job('x/one'), job('two', 'fail'), job('three', needs=('two',)), job('four', needs=('x/one',))]
+    seen = []
+    outcome = runner.run_jobs(jobs, tmp_path / 'out', 2, lambda j, reason: seen.append((j.name, reason)))
+    assert sorted(outcome.done) == ['four', 'x/one'] and outcome.waiting == ['three']
+    assert outcome.failed == {'two': 'exit code 1: no such luck'} == {n: r for n, r in seen if r}
+    jobs[1] = job('two')     # the cause is gone
+    outcome = runner.run_jobs(jobs, tmp_path / 'out')
+    assert not outcome.failed and not outcome.waiting and sorted(outcome.done) == ['four', 'three', 'two', 'x/one']
+    assert sorted(calls()) == ['four', 'three', 'two', 'two', 'x/one']
+
+
+def test_a_result_of_another_command_is_not_taken_for_this_one(tmp_path, commands):
+    job, calls = commands
+    runner.run_jobs([job('one')], tmp_path / 'out')
+    with pytest.raises(FospError, match='one: was made by `fosp one .*the plan now asks for `fosp one .* more`'):
+        runner.run_jobs([job('one', 'more')], tmp_path / 'out')
+    # Killed between the result and its record: the result is whole.
+    (tmp_path / 'out' / 'record' / 'one.json').unlink()
+    assert runner.run_jobs([job('one')], tmp_path / 'out').done == ['one'] and calls() == ['one']
+
+
+def test_only_some_and_what_they_need():
+    jobs = [Job('a', (), Path('a')), Job('b', (), Path('b')), Job('c', (), Path('c'), ('a',)),
+            Job('d', (), Path('d'), ('c',))]
+    assert [j.name for j in chosen(jobs, 'd')] == ['a', 'c', 'd']
+    with pytest.raises(FospError, match='no job of that name'):
+        chosen(jobs, 'z')
+
+
+def row(model, stage, switch, success, violation, task='unseen1', seed=0):
+    return {**summary_row(task, 'model', success, violation, 0), 'model': model, 'seed': seed, 'stage': stage,
+            'filter': switch, 'return': 1.0, 'steps': 9.0, 'command': 'fosp evaluate',
+            'outcomes': {'seed': list(range(len(success))), 'success': success, 'violation': violation}}
+
+
+def test_verdicts_by_hand():
+    n = 40
+    before = row('a', 'before', 'off', [1] * 20 + [0] * 20, [0] * 40)
+    same = row('a', 'same', 'off', [0, 1] * 20, [0] * 40)          # 10 gained, 10 lost
+    better = row('a', 'fosp', 'off', [1] * 36 + [0] * 4, [0] * 40)
+    violates = row('a', 'wild', 'off', [1] * 20 + [0] * 20, [1] * 16 + [0] * 24)
+    found = table.versus([(before, better)])
+    assert found['n'] == n and found['difference'] == pytest.approx(16 / 40) and found['verdict'] == 'better'
+    assert found['sr']['gained'] == 16 and found['sr']['lost'] == 0
+    # The interval of a mean of 40 values 0 and 1 with mean .4: about .4 -+ 1.96 sqrt(.24 / 40)
+    assert found['ci'] == pytest.approx([0.25, 0.55], abs=0.03)
+    assert table.versus([(before, same)])['verdict'] == 'no winner'
+    worse = table.versus([(before, violates)])
+    assert worse['difference'] == pytest.approx(-16 / 40) and worse['verdict'] == 'worse'
+    assert worse['cv']['gained'] == 16
+    few = [{**r, 'outcomes': {k: v[20:36] for k, v in r['outcomes'].items()}} for r in (before, better)]
+    assert table.versus([tuple(few)])['verdict'] == 'too few'
+    pooled = table.versus([(before, better), (before, same)])
+    assert pooled['n'] == 80 and pooled['difference'] == pytest.approx(16 / 80)
+    with pytest.raises(FospError, match='not the same layouts'):
+        table.versus([(before, {**better, 'task': 'unseen2'})])
+
+
+def test_who_is_compared_with_whom():
+    values = [1] * 30, [0] * 30
+    rows = [row(m, stage, switch, *values, task=task) for m in 'ab' for task in ('unseen1', 'unseen2')
+            for stage in (('before', 'fosp', 'direct') if m == 'a' else ('before',)) for switch in ('off', 'on')]
+    found = table.comparisons(rows)
+    kinds = {k: [c for c in found if c['kind'] == k] for k in ('tuning', 'filter', 'model')}
+    assert len(kinds['tuning']) == 2 * 2 * 3            # two stages, two switches, two tasks and all
+    assert all(c['reference']['stage'] == 'before' for c in kinds['tuning'])
+    assert len(kinds['filter']) == (3 + 1) * 3 and len(kinds['model']) == 2 * 3
+    assert {c['n'] for c in found if c['task'] == 'all'} == {60}
+    methods = table.methods_compared(rows, 'fosp')
+    assert [(c['other']['stage'], c['other']['filter'], c['n']) for c in methods] == [('direct', 'off', 60),
+                                                                                    ('direct', 'on', 60)]
+
+
+def test_the_page_says_what_is_missing():
+    rows = [row('a', 'before', 'off', [1, 0], [0, 1]), row('a', 'fosp', 'off', [1, 1], [0, 0])]
+    found = {'title': 'A <study>', 'rows': rows, 'rollouts': [{**rows[0], 'interventions': 3}],
+             'fine_tunes': [{'model': 'a', 'seed': 0, 'task': 'unseen1', 'method': 'fosp',
+                             'refused': 'riskier & more'}],
+             'comparisons': table.comparisons(rows), 'failed': {'x': 'no'}, 'waiting': ['y', 'z']}
+    text = page.page(found)
+    assert 'A &lt;study&gt;' in text and '<study>' not in text and 'refused: riskier &amp; more' in text
+    assert '1 jobs failed, 2 were' in text and 'http' not in text.replace('http://www.w3.org', '')
+    assert 'too few' in text and '+100.0 [' in text
+    assert 'unseen1' in page.text(found)
