@@ -44,6 +44,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict:
     from fosp_ros import demo, graph, report
     from fosp_ros.demo_observer import Observer
     from fosp_ros.runner import GraphRunner
+    from fosp_ros.stage import Stage
     bundle = Bundle.open(args.model or share_dir() / 'models' / 'safereach', None, True)
     offline = demo.offline_bag(work, args.offline_episodes, 0) if args.offline_episodes else ''
     runner = GraphRunner(graph.build(graph.GraphOptions(model=str(bundle.path), overrides=(
@@ -53,7 +54,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict:
     observer = Observer(period=bundle.contract.period)
     try:
         runner.start()
-        graph_of = demo.Stage(runner, observer, 1.0)
+        graph_of = Stage(runner, observer, 1.0)
         graph_of.ready()
         graph_of.begin(TASK, LAYOUTS)
 

@@ -52,6 +52,8 @@ class Episode:
     steps: int
     bypassed: int = 0
     ticks: tuple = ()
+    reward: float = math.nan    # sums
+    cost: float = math.nan
 
     @property
     def changed(self) -> int:
@@ -201,7 +203,8 @@ class Observer:
             self.episodes.append(Episode(v.get('task', ''), int(_number(v.get('seed', -1))), _true(v.get('success')),
                                          _true(v.get('violation')), int(_number(v.get('steps', 0))),
                                          int(_number(v.get('bypassed', 0))),
-                                         tuple(t for t in self._ticks.values() if t.picture is not None)))
+                                         tuple(t for t in self._ticks.values() if t.picture is not None),
+                                         _number(v.get('return')), _number(v.get('cost'))))
 
     def _on_progress(self, message: DiagnosticStatus) -> None:
         with self.lock:

@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`fosp evaluate`: a model bundle or a scripted policy, with or without the safety filter behind it.
 
-For the command line alone. No ROS: simulator, ONNX runtimes and the pure safety core in one process, faster than real
-time. The layouts are never in any training data: their seeds begin where `fosp collect` ends.
+For the command line alone. Without ROS: simulator, ONNX runtimes and the pure safety core in one process, faster than
+real time; or through the running graph (`--through ros`). The layouts are never in any training data: their seeds begin
+where `fosp collect` ends.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import time
 from pathlib import Path
 
@@ -150,7 +152,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='what acts (default: model); the others are scripted and know the layout, or random')
     parser.add_argument('--filter', choices=('on', 'off'),
                         help='safety filter behind the policy (default: on for the model, off for the others)')
-    parser.add_argument('--through', choices=('core',), default='core', help='core: one process, no ROS')
+    parser.add_argument('--through', choices=('core', 'ros'), default='core',
+                        help='core: one process, no ROS (default); ros: the graph of nodes, at the pace of the robot')
     parser.add_argument('--no-corners', action='store_true',
                         help='leave out the safe planner and the random policy, the corners of every table')
     parser.add_argument('--json', metavar='PATH', help='write the result; - for standard output alone')
@@ -170,6 +173,23 @@ def table(rows: list[dict]) -> str:
     lines += [f'{r["task"]:10s} {r["phase"]:15s} {r["n"]:4d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
               f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["steps"]:6.1f}  {r["interventions"]}' for r in rows]
     return '\n'.join(lines)
+
+
+def through_graph(args: argparse.Namespace, bundle, tasks: list[str], seeds: range) -> tuple[dict, dict]:
+    """Run the model in the graph; return the results per task, and how the graph fared."""
+    if args.policy != 'model' or args.filter != 'on':
+        raise FospError('--through ros: expected --policy model and --filter on; in the graph no command reaches the '
+                        'arm but through the filter')
+    if importlib.util.find_spec('rclpy') is None:
+        raise FospError('--through ros: Python module rclpy is not installed here')
+    from fosp_ros import evaluate_graph
+    from fosp_ros.report import percentiles
+    found = evaluate_graph.run(bundle, tasks, seeds)
+    results = {}
+    for task, episodes in found.episodes.items():
+        results[task] = [Result(e.seed, e.success, e.violation, e.steps, e.reward, e.cost, e.changed) for e in episodes]
+    return results, {'latency_ms': percentiles(found.latency_ms), 'missed_deadlines': found.missed_deadlines,
+                     'commands': len(found.latency_ms), 'operator_resets': sorted(found.resets)}
 
 
 def actors_of(args: argparse.Namespace, bundle) -> list:
@@ -197,11 +217,17 @@ def run(args: argparse.Namespace) -> int:
         from fosp_core.paths import share_dir
         folder = Path(args.model) if args.model else share_dir() / 'models' / 'safereach'
         bundle = Bundle.open(folder, None, args.filter == 'on')     # the filter runs on no uncalibrated model
+    rows, paired, graph, results = [], [], None, {}
     actors = actors_of(args, bundle)
-    rows, paired = [], []
+    if args.through == 'ros':
+        results, graph = through_graph(args, bundle, tasks, seeds)
     for task in tasks:
         outcomes = {}
         for actor in actors:
+            if args.through == 'ros' and actor is actors[0]:
+                outcomes[actor.phase] = results[task]
+                rows.append(row(task, actor.phase, results[task]))
+                continue
             with contextlib.closing(SafeReachEnv(task, render=actor.pictures)) as env:
                 outcomes[actor.phase] = [run_episode(env, actor, seed) for seed in
                                          tqdm(seeds, unit='episode', desc=f'{task} {actor.phase}')]
@@ -213,10 +239,14 @@ def run(args: argparse.Namespace) -> int:
                 [r.violation for r in outcomes[other]], [r.violation for r in outcomes[first]])})
     result = {'suite': args.suite, 'through': args.through, 'policy': args.policy, 'filter': args.filter,
               'seed': args.seed, 'rows': rows, 'paired': paired,
-              'model': {'version': bundle.version, 'sha256': bundle.sha256} if bundle else None,
+              'graph': graph, 'model': {'version': bundle.version, 'sha256': bundle.sha256} if bundle else None,
               'wall_s': time.monotonic() - begin}
     if args.json != '-':
         print(table(rows))
+        if graph:
+            spent = graph['latency_ms']
+            print(f'picture to command: p50 {spent["p50"]:.1f} ms, p99 {spent["p99"]:.1f} ms; '
+                  f'{graph["missed_deadlines"]} missed deadlines of {graph["commands"]}')
     if args.json:
         write_json(args.json, result)
     return 0
