@@ -29,6 +29,14 @@ def wait_asleep() -> None:
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
+def hush_transport() -> None:
+    """Let torch's transport log errors alone; call it before torch is loaded, later it does nothing.
+
+    A process whose peer has gone says so itself, in one line; the transport would add a warning with its call stack.
+    """
+    os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
+
+
 def use_threads(count: int | None) -> None:
     """Let torch compute with `count` threads; None leaves its own number (one per core)."""
     import torch

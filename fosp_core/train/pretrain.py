@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, calibrate, export; resumes by itself from the newest checkpoint in --out. Runs under torchrun too."""
     from fosp_core.train import options
     options.wait_asleep()
+    options.hush_transport()
     from fosp_core.train.distributed import processes
     from fosp_core.train.memory import keep_freed_memory
     keep_freed_memory()

@@ -10,19 +10,23 @@ import os
 import signal
 import sys
 
-import torch
+from fosp_core.train import options
 
-from fosp_core import cli
-from fosp_core.config import Config
-from fosp_core.contract import Contract
-from fosp_core.data.replay import Replay
-from fosp_core.errors import DataError
-from fosp_core.nn import parallel
-from fosp_core.paths import config_file
-from fosp_core.train.dataset import load_dataset
-from fosp_core.train.distributed import processes
-from fosp_core.train.features import FeatureReplay
-from fosp_core.train.learner import Learner
+options.hush_transport()     # as the command does, before torch is loaded
+
+import torch  # noqa: E402
+
+from fosp_core import cli  # noqa: E402
+from fosp_core.config import Config  # noqa: E402
+from fosp_core.contract import Contract  # noqa: E402
+from fosp_core.data.replay import Replay  # noqa: E402
+from fosp_core.errors import DataError  # noqa: E402
+from fosp_core.nn import parallel  # noqa: E402
+from fosp_core.paths import config_file  # noqa: E402
+from fosp_core.train.dataset import load_dataset  # noqa: E402
+from fosp_core.train.distributed import processes  # noqa: E402
+from fosp_core.train.features import FeatureReplay  # noqa: E402
+from fosp_core.train.learner import Learner  # noqa: E402
 
 COMMON = ['train.length=8', 'train.behaviour_batch=8', 'train.behaviour_length=6', 'constraint.lambda_init=0.1',
           'constraint.penalty_init=0.5']
