@@ -70,6 +70,7 @@ class GraphOptions:
     sim: bool = True
     use_sim_time: bool = False
     overrides: tuple[tuple[str, str, Any], ...] = ()  # (node, parameter, value)
+    nodes: tuple[str, ...] = ()                       # only these, the others run elsewhere; () for all
 
 
 # name, executable, module, takes the model, only in simulation, critical
@@ -81,6 +82,11 @@ _TABLE = (
 )
 NODE_NAMES = tuple(row[0] for row in _TABLE)
 MODULES = {row[0]: row[2] for row in _TABLE}
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return the node names of a list with commas; empty for all."""
+    return tuple(name.strip() for name in text.split(',') if name.strip())
 
 
 def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
@@ -99,12 +105,12 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
         raise FospError(f'{options.params_file}: no such parameter file')
     if options.model and not Path(options.model).is_dir():
         raise FospError(f'{options.model}: no such model folder')
-    for node, _, _ in options.overrides:
+    for node in (*(o[0] for o in options.overrides), *options.nodes):
         if node not in NODE_NAMES:
             raise FospError(f'no node {node!r}; nodes: {", ".join(NODE_NAMES)}')
     specs = []
     for name, executable, module, takes_model, simulated, critical in _TABLE:
-        if simulated and not options.sim:
+        if simulated and not options.sim or options.nodes and name not in options.nodes:
             continue
         files = [str(paths.config_file(f'{name}.yaml'))]
         if options.params_file:
