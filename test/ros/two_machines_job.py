@@ -5,6 +5,7 @@
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 
 import rclpy
@@ -35,6 +36,9 @@ def main(model: str, folder: str) -> dict:
         # Only steps that are published while the trainer listens can be kept.
         rig.wait_for(lambda: 'trainer' in operator.reports and 'learner' in operator.reports, 60.0, 'both machines')
         rig.wait_for(lambda: all(c.service_is_ready() for c in operator.clients_by.values()), 20.0, 'services')
+        rig.wait_for(lambda: all(operator.count_subscribers(f'/fosp/replay/{t}') for t in ('image', 'ee_pose', 'action',
+                                                                                          'label')), 20.0, 'a trainer')
+        time.sleep(1.0)     # what this node knows, the learner may not know yet
         operator.call('sim_bridge/start')
         rig.wait_for(lambda: len(operator.episodes) == 3, 60.0, 'three episodes')
         nodes = sorted(word.removeprefix('__node:=') for process in up.nodes() for word in process.cmdline()
