@@ -26,8 +26,11 @@ class Job:
     about: dict = dataclasses.field(default_factory=dict, compare=False)
 
 
+OWN = 'own'     # fine-tuning method: that of the model
+
 _DATA = {'task': str, 'episodes': int, 'mix': str, 'seed': int}
-_MODEL = {'bundle': str, 'method': str, 'preset': str, 'data': list, 'seeds': list, 'set': list, 'holdout': float}
+_MODEL = {'bundle': str, 'method': str, 'preset': str, 'data': list, 'seeds': list, 'set': list, 'holdout': float,
+          'world_model': str}
 _ADAPT = {'models': list, 'tasks': list, 'methods': list, 'episodes': int, 'steps': int, 'seed': int, 'offline': list,
           'set': list}
 _EVALUATE = {'tasks': list, 'episodes': int, 'seed': int, 'filter': list}
@@ -116,7 +119,8 @@ class Plan:
             bundle = run / 'bundle' / 'study'
             argv = ['pretrain', *(out / 'data' / d for d in model['data']), '--preset', model.get('preset', 'small'),
                     '--method', model.get('method', 'fosp'), '--seed', seed, '--version', 'study', '--out', run,
-                    *(('--holdout', model['holdout']) if 'holdout' in model else ()), *_sets(model)]
+                    *(('--holdout', model['holdout']) if 'holdout' in model else ()),
+                    *(('--world-model', model['world_model']) if 'world_model' in model else ()), *_sets(model)]
             jobs.append(Job(f'model/{label}', _words(argv), bundle, tuple(f'data/{d}' for d in model['data'])))
             needs = (f'model/{label}',)
         about = {'model': name, 'seed': seed, 'method': None}
@@ -140,7 +144,8 @@ class Plan:
             name = f'tune/{label}/{task}/{method}'
             jobs.append(Job(name, _words(
                 ['finetune', bundle, bag, *offline, '--steps', adapt.get('steps', 40), '--seed', about['seed'],
-                 '--method', method, *_sets(adapt), '--version', f'{task}-{method}', '--ungated', '--out', folder,
+                 *(('--method', method) if method != OWN else ()), *_sets(adapt), '--version', f'{task}-{method}',
+                 '--ungated', '--out', folder,
                  '--json', folder.with_suffix('.json')]), folder,
                 (*needs, f'rollout/{label}/{task}', *(f'data/{d}' for d in adapt.get('offline', []))),
                 {**about, 'task': task, 'method': method, 'kind': 'tune', 'json': folder.with_suffix('.json')}))

@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--set', action='append', default=[], metavar='SECTION.KEY=VALUE', dest='overrides')
     parser.add_argument('--init', metavar='RUN', default=None,
                         help='start at step 0 from the newest checkpoint of another run folder, whatever data it saw')
+    parser.add_argument('--world-model', metavar='BUNDLE', default=None,
+                        help="start with a bundle's world model alone; with --steps 0 it stays as it is")
     parser.add_argument('--no-resume', action='store_true', help='refuse to go on from checkpoints in --out')
     parser.add_argument('--json', metavar='PATH', default=None, help='write a summary; - for standard output')
 
@@ -80,6 +82,8 @@ def _run(args: argparse.Namespace, device: str) -> int:
     config = Config.load(args.preset, overrides, args.method)
     contract = Contract.load(args.contract or config_file('contract_safereach.yaml'))
     options.check_training(config)
+    if args.init and args.world_model:
+        raise TrainingError('--init and --world-model: expected one of them')
     check_shares(config)
     version = bundle_version(args, config)
 
@@ -164,7 +168,24 @@ def restore(learner, args: argparse.Namespace, hashed: str, say) -> str | None:
         learner.step = 0        # a run of its own, with its own phases and learning rates
         say(f'starting from {earlier[-1]}')
         return state.get('trained_on')
+    elif args.world_model:
+        return _take_world_model(learner, args.world_model, say)
     return ''
+
+
+def _take_world_model(learner, folder: str, say) -> str | None:
+    """Load a bundle's world model alone; return what is known of the episodes that shaped it."""
+    from safetensors.torch import load
+
+    from fosp_core.deploy.bundle import Bundle
+    from fosp_core.deploy.trained_on import KEY
+    from fosp_core.train.checkpoint import load_agent
+    bundle = Bundle.open(folder, learner.contract)
+    tensors = {k: v for k, v in load(bundle.read('weights.safetensors')).items() if k.startswith('world_model.')}
+    own = {k: v for k, v in learner.agent.state_dict().items() if not k.startswith('world_model.')}
+    load_agent(learner, own | tensors, f'{bundle.path}/weights.safetensors')
+    say(f'the world model of {bundle.path}')
+    return bundle.manifest.get(KEY)
 
 
 def cosine_lr(progress: float, final: float) -> float:

@@ -12,6 +12,7 @@ import pytest
 from fosp_core.cli import main
 from fosp_core.data.pack import write_pack
 from fosp_core.deploy.bundle import Bundle, BundleStore
+from fosp_core.deploy.trained_on import known_episodes
 from fosp_core.train import learner, memory
 from fosp_core.train.run_log import RunLog
 
@@ -59,7 +60,8 @@ def refused(capsys, argv, line):
     (['--holdout', '1'], '--holdout 1: expected more than 0 and less than 1'),
     (['--alpha', '0'], '--alpha 0: expected more than 0 and less than 1'),
     (['--alpha', 'nan'], '--alpha nan: expected more than 0 and less than 1'),
-    (['--steps', '0'], 'preset debug: key train.steps 0: expected at least 1'),
+    (['--steps', '0'], 'preset debug: key train.steps + train.behaviour_steps 0: expected at least 1'),
+    (['--init', 'a', '--world-model', 'b'], '--init and --world-model: expected one of them'),
     (['--set', 'train.batch=0'], 'preset debug: key train.batch 0: expected at least 1'),
     (['--set', 'train.length=1'], 'preset debug: key train.length 1: expected at least 2'),
     (['--set', 'train.save_every=0'], 'preset debug: key train.save_every 0: expected at least 1'),
@@ -128,3 +130,27 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path):
         kept = range(1, begin + 1)
         expected = [(s, float(s)) for s in kept] + [(s, offset + s) for s in range(begin + 1, end + 1)]
         assert [(e.step, e.value) for e in found] == expected
+
+
+def test_another_method_on_the_same_world_model(tmp_path, pack, capsys):
+    """Its world model stays bit for bit; the rest is its own."""
+    import torch
+    from safetensors.torch import load
+    common = ['pretrain', pack, '--preset', 'debug', '--holdout', '0.3', '--set', 'train.length=8', '--set',
+              'train.behaviour_length=4', '--set', 'train.behaviour_steps=2']
+    assert main([*common, '--steps', '3', '--out', str(tmp_path / 'a')]) == 0
+    first = Bundle.open(tmp_path / 'a' / 'bundle')
+    assert main([*common, '--steps', '0', '--method', 'bc', '--world-model', str(first.path), '--out',
+                 str(tmp_path / 'b')]) == 0
+    assert f'the world model of {first.path}' in capsys.readouterr().out
+    second = Bundle.open(tmp_path / 'b' / 'bundle')
+    weights = [load(b.read('weights.safetensors')) for b in (first, second)]
+    shared = weights[0].keys() & weights[1].keys()     # the constraints differ
+    same = {k.split('.')[0] for k in shared if torch.equal(weights[0][k], weights[1][k])}
+    other = {k.split('.')[0] for k in shared if not torch.equal(weights[0][k], weights[1][k])}
+    assert 'world_model' in same and 'world_model' not in other and {'actor', 'v_reward', 'reach'} <= other
+    known = [known_episodes(b.manifest, '') for b in (first, second)]
+    assert known[0] and known[0] <= known[1], 'what shaped the world model is known of its heir'
+    assert main([*common, '--steps', '0', '--world-model', str(first.path), '--set', 'network.deter=24', '--out',
+                 str(tmp_path / 'c')]) == 2
+    assert f'{first.path}/weights.safetensors: key world_model.' in capsys.readouterr().err
