@@ -187,7 +187,8 @@ def plane(points: Sequence[tuple[str, str, dict]], title: str = 'Success against
             + _text(LEFT - 5, y(share) + 3.5, f'{share:.0%}', 'end')
     for tick in ticks:
         if tick <= right * 1.001:
-            body += _text(x(tick), height - BOTTOM + 13, f'{tick:.0%}', 'end' if tick >= right * 0.999 else 'middle')
+            body += _text(x(tick), height - BOTTOM + 13, f'{100 * tick:.3g}%',
+                          'end' if tick >= right * 0.999 else 'middle')
     for label, kind, row in points:
         px, py = x(row['cv']), y(row['sr'])
         body += _line(x(row['cv_ci'][0]), py, x(row['cv_ci'][1]), py, f'arm {kind}') \

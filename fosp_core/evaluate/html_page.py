@@ -38,11 +38,13 @@ rect.sr,i.sr{fill:var(--sr);background:var(--sr)}rect.cv,i.cv{fill:var(--cv);bac
 rect.touch,i.touch{fill:var(--touch);background:var(--touch)}i.mark{background:var(--mark)}
 path.line-cv{fill:none;stroke:var(--cv);stroke-width:1.8;stroke-linejoin:round}
 circle.changed,i.changed{fill:var(--mark);background:var(--mark)}i.changed{border-radius:50%}
-.dot{fill:var(--sr);stroke:var(--paper);stroke-width:1}line.arm{stroke:var(--sr);stroke-width:1.1;opacity:.55}
+.dot{fill:var(--sr);stroke:var(--sr);stroke-width:1.6}line.arm{stroke:var(--sr);stroke-width:1.1;opacity:.55}
 .dot.k1{fill:var(--cv)}line.arm.k1{stroke:var(--cv)}.dot.k2{fill:var(--mark)}line.arm.k2{stroke:var(--mark)}
 .dot.k3{fill:var(--good)}line.arm.k3{stroke:var(--good)}.dot.k4{fill:var(--dim)}line.arm.k4{stroke:var(--dim)}
 i.k0{background:var(--sr)}i.k1{background:var(--cv)}i.k2{background:var(--mark)}i.k3{background:var(--good)}i.k4{background:var(--dim)}
 details{margin:.6em 0}summary{cursor:pointer;color:var(--dim)}code{font-size:.84rem;overflow-wrap:anywhere}
+.dot.k1{stroke:var(--cv)}.dot.k2{stroke:var(--mark)}.dot.k3{stroke:var(--good)}.dot.k4{stroke:var(--dim)}
+.dot.hollow{fill:var(--soft)}
 @media (max-width:640px){.dl{grid-template-columns:1fr}.dl dd{margin-bottom:.5em}
 th,td{padding:6px 7px}table{font-size:.86rem}main{padding:20px 14px 40px}
 table.rates thead{display:none}table.rates tr{display:grid;grid-template-columns:1fr 1fr;padding:8px 0;

@@ -57,15 +57,17 @@ def _comparison_table(compared: list[dict]) -> str:
 
 
 def _planes(rows: list[dict]) -> str:
-    """One SR-CV plane per task: a colour per stage, a label per model and filter."""
+    """One SR-CV plane per task: a colour per stage, hollow without the filter."""
     cards = ''
     stages = list(dict.fromkeys(r['stage'] for r in rows))
     for task in dict.fromkeys(r['task'] for r in rows):
         here = [r for r in rows if r['task'] == task]
-        points = [(f'{r["filter"]}', f'k{stages.index(r["stage"]) % 5}', r) for r in here]
+        points = [(r['model'] if len({q['model'] for q in here}) > 1 else '', f'k{stages.index(r["stage"]) % 5}'
+                   + ('' if r['filter'] == 'on' else ' hollow'), r) for r in here]
         cards += f'<div class="card"><h3>{html.escape(task)}</h3>{charts.plane(points, task)}</div>'
     key = ''.join(f'<span><i class="k{i % 5}"></i>{html.escape(s)}</span>' for i, s in enumerate(stages))
-    return f'<div class="grid">{cards}</div><div class="key">{key}<span>on, off: the filter</span></div>'
+    return (f'<div class="grid">{cards}</div><div class="key">{key}<span>filled: behind the filter; hollow: alone</span>'
+            '</div>')
 
 
 def page(found: dict) -> str:
