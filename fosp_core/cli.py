@@ -21,6 +21,7 @@ COMMANDS = {
     'pretrain': ('fosp_core.train.pretrain', 'learn world model, policy and reachability from bags'),
     'finetune': ('fosp_core.train.finetune_cli', "few gradient steps on a robot's episodes, gates, a new bundle"),
     'evaluate': ('fosp_sim.evaluate', 'run a model bundle in the simulator and report SR and CV'),
+    'report': ('fosp_sim.report', 'a page about a model: rates, films, reliability, predictions, learning curves'),
     'study': ('fosp_core.study.cli', 'train, adapt and evaluate many models by a plan; resumable'),
     'up': ('fosp_ros.up', 'start the node graph without ros2 launch'),
     'demo': ('fosp_ros.demo', 'standard episodes, a changed scene, fine-tuning, a report'),

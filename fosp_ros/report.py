@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fosp_core.evaluate import charts
+from fosp_core.evaluate import charts, film
 from fosp_core.evaluate.html_page import cell, document
 from fosp_core.io import atomic_write_bytes, write_json
-from fosp_ros import report_film
 
 ROW_KEYS = ('task', 'phase', 'n', 'sr', 'cv', 'sr_ci', 'cv_ci', 'interventions')
 
@@ -132,16 +131,16 @@ def _key(*entries: tuple[str, str]) -> str:
                                          for kind, text in entries) + '</div>'
 
 
-def _film_section(film: Film) -> str:
-    data = report_film.encode(film.pictures, film.risk, film.level, film.reasons, film.changed, film.period)
-    seconds = [i * film.period for i in range(len(film.risk))]
-    alt = f'Film of one episode: {film.title}'
+def _film_section(shown: Film) -> str:
+    data = film.encode(shown.pictures, shown.risk, shown.level, shown.reasons, shown.changed, shown.period)
+    seconds = [i * shown.period for i in range(len(shown.risk))]
+    alt = f'Film of one episode: {shown.title}'
     return ('<h2>One episode</h2><div class="grid"><div class="card">'
-            f'<h3>{html.escape(film.title)}</h3>{report_film.image_tag(data, html.escape(alt, quote=True))}'
+            f'<h3>{html.escape(shown.title)}</h3>{film.image_tag(data, html.escape(alt, quote=True))}'
             '<p class="dim">What the camera saw; below it the risk of the command that was sent. '
             'A yellow frame: the filter changed the command.</p></div>'
             '<div class="card"><h3>Risk over time</h3>'
-            + charts.risk_over_time(seconds, film.risk, film.level, film.changed, film.cost)
+            + charts.risk_over_time(seconds, shown.risk, shown.level, shown.changed, shown.cost)
             + _key(('cv', 'risk of the command that was sent'), ('mark', 'calibrated level'),
                    ('changed', 'filter changed the command'), ('touch', 'contact')) + '</div></div>')
 

@@ -136,7 +136,8 @@ def row(task: str, phase: str, results: list[Result]) -> dict:
                   'steps': float(np.mean([r.steps for r in results])),
                   'cost_ci': list(bootstrap_mean([r.cost for r in results])) if len(results) > 1 else None,
                   'outcomes': {'seed': [r.seed for r in results], 'success': [int(r.success) for r in results],
-                               'violation': [int(r.violation) for r in results]}}
+                               'violation': [int(r.violation) for r in results],
+                               'interventions': [int(r.interventions) for r in results]}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +190,8 @@ def through_graph(args: argparse.Namespace, bundle, tasks: list[str], seeds: ran
     for task, episodes in found.episodes.items():
         results[task] = [Result(e.seed, e.success, e.violation, e.steps, e.reward, e.cost, e.changed) for e in episodes]
     return results, {'latency_ms': percentiles(found.latency_ms), 'missed_deadlines': found.missed_deadlines,
-                     'commands': len(found.latency_ms), 'operator_resets': sorted(found.resets)}
+                     'commands': len(found.latency_ms), 'latencies_ms': [round(v, 1) for v in found.latency_ms],
+                     'operator_resets': sorted(found.resets)}
 
 
 def actors_of(args: argparse.Namespace, bundle) -> list:

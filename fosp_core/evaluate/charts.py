@@ -200,3 +200,48 @@ def plane(points: Sequence[tuple[str, str, dict]], title: str = 'Success against
     body += _text((LEFT + WIDTH) / 2, height - 5, 'CV', kind='axis')
     text = '; '.join(f'{label}: SR {row["sr"]:.0%}, CV {row["cv"]:.0%}' for label, _, row in points)
     return _svg(height, f'{title}. {text}', body)
+
+
+def reliability(rows: Sequence[dict], level: float) -> str:
+    """Draw observed against predicted risk with Wilson intervals, the diagonal and the level; rows of `reliability`."""
+    height = 300
+    body, y = _frame(height, [0, 0.25, 0.5, 0.75, 1.0], 'violation within the horizon', '{:.0%}')
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * value
+    body += _line(x(0), y(0), x(1), y(1), 'whisker') + _line(x(level), y(0), x(level), TOP, 'mark') \
+        + _text(x(level) + 4, TOP + 10, f'level {level:.3g}', 'start')
+    for row in rows:
+        body += _line(x(row['predicted']), y(row['ci'][0]), x(row['predicted']), y(row['ci'][1]), 'arm k1') \
+            + f'<circle class="dot k1" cx="{x(row["predicted"]):.1f}" cy="{y(row["observed"]):.1f}" r="4"/>'
+    for tick in (0, 0.25, 0.5, 0.75, 1.0):
+        body += _text(x(tick), height - BOTTOM + 13, f'{tick:.0%}', 'end' if tick == 1 else 'middle')
+    body += _text((LEFT + WIDTH) / 2, height - 5, 'predicted risk', kind='axis')
+    text = '; '.join(f'{r["predicted"]:.2f}: {r["observed"]:.2f} of {r["n"]}' for r in rows)
+    return _svg(height, f'Observed against predicted risk. {text}', body)
+
+
+def curve(steps: Sequence[float], values: Sequence[float], name: str) -> str:
+    """Draw one curve of a training run, (n,) against (n,), on a linear axis from the smallest to the largest value."""
+    height = 150
+    x_values, y_values = np.asarray(steps, float), np.asarray(values, float)
+    good = np.isfinite(y_values)
+    if good.sum() < 2:
+        return '<p class="none">Too few points.</p>'
+    x_values, y_values = x_values[good], y_values[good]
+    low, high = float(y_values.min()), float(y_values.max())
+    span = (high - low) or 1.0
+
+    def x(value: float) -> float:
+        return LEFT + 12 + (WIDTH - LEFT - 12 - RIGHT) * (value - x_values[0]) / max(x_values[-1] - x_values[0], 1e-9)
+
+    def y(value: float) -> float:
+        return height - BOTTOM - (height - BOTTOM - TOP) * (value - low) / span
+    body = _text(2, 9, name, 'start', 'axis')
+    for value in (low, high):
+        body += _line(LEFT + 12, y(value), WIDTH - RIGHT, y(value), 'grid') \
+            + _text(LEFT + 8, y(value) + 3.5, f'{value:.0f}' if abs(value) >= 1000 else f'{value:.3g}', 'end')
+    body += _path([(x(a), y(b)) for a, b in zip(x_values, y_values)], 'line-sr')
+    body += _text(x(x_values[0]), height - BOTTOM + 13, f'{x_values[0]:g}', 'start') \
+        + _text(x(x_values[-1]), height - BOTTOM + 13, f'{x_values[-1]:g}', 'end')
+    return _svg(height, f'{name}: from {y_values[0]:.3g} to {y_values[-1]:.3g}', body)

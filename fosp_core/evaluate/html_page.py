@@ -21,7 +21,7 @@ h3{font-size:1rem;margin:0 0 .4em}p{margin:.5em 0;max-width:72ch}.dim{color:var(
 .bad{color:var(--bad)}.good{color:var(--good)}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
 .grid>.card{margin:0}svg{display:block;width:100%;max-width:560px;height:auto;margin:0 auto}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.94rem}
+.scroll{overflow-x:auto;margin-bottom:16px}table{border-collapse:collapse;width:100%;font-size:.94rem}
 th,td{padding:7px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}th{color:var(--dim);font-weight:600}
 .dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;font-size:.94rem}
@@ -36,6 +36,7 @@ line.grid{stroke:var(--line);stroke-width:.8}line.whisker{stroke:var(--ink);stro
 line.mark{stroke:var(--mark);stroke-width:1.3;stroke-dasharray:4 3}
 rect.sr,i.sr{fill:var(--sr);background:var(--sr)}rect.cv,i.cv{fill:var(--cv);background:var(--cv)}
 rect.touch,i.touch{fill:var(--touch);background:var(--touch)}i.mark{background:var(--mark)}
+path.line-sr{fill:none;stroke:var(--sr);stroke-width:1.6}
 path.line-cv{fill:none;stroke:var(--cv);stroke-width:1.8;stroke-linejoin:round}
 circle.changed,i.changed{fill:var(--mark);background:var(--mark)}i.changed{border-radius:50%}
 .dot{fill:var(--sr);stroke:var(--sr);stroke-width:1.6}line.arm{stroke:var(--sr);stroke-width:1.1;opacity:.55}

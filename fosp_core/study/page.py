@@ -66,7 +66,8 @@ def _planes(rows: list[dict]) -> str:
                    + ('' if r['filter'] == 'on' else ' hollow'), r) for r in here]
         cards += f'<div class="card"><h3>{html.escape(task)}</h3>{charts.plane(points, task)}</div>'
     key = ''.join(f'<span><i class="k{i % 5}"></i>{html.escape(s)}</span>' for i, s in enumerate(stages))
-    return (f'<div class="grid">{cards}</div><div class="key">{key}<span>filled: behind the filter; hollow: alone</span>'
+    return (f'<div class="grid">{cards}</div><div class="key">{key}<span>filled: behind the filter; hollow: '
+            'alone</span>'
             '</div>')
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from fosp_core.evaluate import charts
+from fosp_core.evaluate import film as films
 from fosp_core.evaluate.statistics import mcnemar, summary_row
-from fosp_ros import report, report_film
+from fosp_ros import report
 
 
 @pytest.fixture
@@ -82,15 +83,15 @@ def test_text_table_shows_intervals_in_per_cent(findings):
 def test_film_is_an_endless_animation_of_every_tick(findings):
     from PIL import Image
     film = findings.film
-    data = report_film.encode(film.pictures, film.risk, film.level, film.reasons, film.changed)
+    data = films.encode(film.pictures, film.risk, film.level, film.reasons, film.changed)
     movie = Image.open(io.BytesIO(data))
     assert (movie.format, movie.n_frames, movie.info['loop']) == ('WEBP', 12, 0)
-    assert movie.size == (report_film.SIZE, report_film.SIZE + report_film.STRIP)
+    assert movie.size == (films.SIZE, films.SIZE + films.STRIP)
     movie.seek(10)      # the filter changed this command: a frame around the picture says so
     corner = np.asarray(movie.convert('RGB'), int)[2, 2]
-    assert np.abs(corner - report_film.CHANGED).max() < 60
+    assert np.abs(corner - films.CHANGED).max() < 60
     movie.seek(2)
-    assert np.abs(np.asarray(movie.convert('RGB'), int)[2, 2] - report_film.CHANGED).max() > 60
+    assert np.abs(np.asarray(movie.convert('RGB'), int)[2, 2] - films.CHANGED).max() > 60
 
 
 @pytest.mark.parametrize('chart', [

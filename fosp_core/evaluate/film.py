@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""A film of one episode with the risk drawn in: an animated WebP of the camera's pictures. For `report` alone."""
+"""A film of one episode with the risk drawn in: an animated WebP of the camera's pictures. Needs pillow."""
 
 import base64
 import io
