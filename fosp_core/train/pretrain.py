@@ -182,7 +182,9 @@ def _take_world_model(learner, folder: str, say) -> str | None:
     from fosp_core.train.checkpoint import load_agent
     bundle = Bundle.open(folder, learner.contract)
     tensors = {k: v for k, v in load(bundle.read('weights.safetensors')).items() if k.startswith('world_model.')}
-    own = {k: v for k, v in learner.agent.state_dict().items() if not k.startswith('world_model.')}
+    # The head of the autoencoding loss is of use in training alone: a bundle does not hold it.
+    own = {k: v for k, v in learner.agent.state_dict().items()
+           if not k.startswith('world_model.') or k.startswith('world_model.embed_feature.')}
     load_agent(learner, own | tensors, f'{bundle.path}/weights.safetensors')
     say(f'the world model of {bundle.path}')
     return bundle.manifest.get(KEY)

@@ -137,7 +137,7 @@ def test_another_method_on_the_same_world_model(tmp_path, pack, capsys):
     import torch
     from safetensors.torch import load
     common = ['pretrain', pack, '--preset', 'debug', '--holdout', '0.3', '--set', 'train.length=8', '--set',
-              'train.behaviour_length=4', '--set', 'train.behaviour_steps=2']
+              'train.behaviour_length=4', '--set', 'train.behaviour_steps=2', '--set', 'world_model.autoencode=1.0']
     assert main([*common, '--steps', '3', '--out', str(tmp_path / 'a')]) == 0
     first = Bundle.open(tmp_path / 'a' / 'bundle')
     assert main([*common, '--steps', '0', '--method', 'bc', '--world-model', str(first.path), '--out',
