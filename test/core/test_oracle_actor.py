@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Actor weights, augmented Lagrangian, policy expansion, normaliser (oracles 8.7, 8.8, 8.9, 8.11)."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
@@ -144,6 +147,28 @@ def test_gains_rise_from_the_first_overshoot_and_survive_no_cost():
     assert pid.gains[0] > 1e-4 and pid.multiplier > 0
 
 
+def test_the_spread_of_the_last_costs_is_the_sample_deviation():
+    """Marvel's sigma_c is over n - 1: of 20 and 40 it is 14.142136, not 10; one cost alone has none."""
+    pid = AdaptivePID(APID)
+    pid.update(20.0)
+    assert pid.gains.tolist() == pytest.approx([1e-4] * 3, rel=1e-12)
+    pid.update(40.0)
+    # mean 30: over the limit by a third of itself
+    expected = [1e-4 * (1 + 0.05 * np.tanh(1 / 3)), 1e-4 * (1 + 0.05 / 3), 1e-4 * (1 + 0.05 * 14.142136 / 30)]
+    assert pid.gains.tolist() == pytest.approx(expected, rel=1e-8)
+    # e = 0, then 20: the multiplier is (K_p + K_i + K_d) 20 with the gains just adapted.
+    assert pid.multiplier.item() == pytest.approx(20 * sum(expected), rel=1e-8)
+
+
+def test_the_window_forgets_its_oldest_cost():
+    pid = AdaptivePID(dataclasses.replace(APID, window=2))
+    for cost in (1000.0, 20.0, 40.0):
+        before = pid.gains.tolist()
+        pid.update(cost)
+    factors = [now / then for now, then in zip(pid.gains.tolist(), before)]
+    assert factors[1:] == pytest.approx([1 + 0.05 / 3, 1 + 0.05 * 14.142136 / 30], rel=1e-8)
+
+
 NO_GATE = ExpansionConfig(reach_gate=-1.0)
 
 
@@ -167,6 +192,19 @@ def test_reachability_gate_takes_the_only_feasible_candidate_else_the_cheaper():
     assert gate.tolist() == [[0.0, 1.0]]
     neither = expansion.probabilities(score, cost, _t(0.5, 0.5).unsqueeze(0), config)
     assert neither.tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize(('reach', 'cost', 'expected'), [
+    ((0.05, 0.1), (0.0, 0.0), (0.075858, 0.924142)),    # both within the gate, one at it: the softmax of the scores
+    ((0.05, 0.1), (0.0, 10.0), (0.924142, 0.075858)),
+    ((0.05, 0.2), (0.0, 0.0), (1.0, 0.0)), ((0.2, 0.05), (0.0, 0.0), (0.0, 1.0)),
+    ((0.2, 0.3), (2.0, 1.0), (0.0, 1.0)), ((0.3, 0.2), (1.0, 2.0), (1.0, 0.0)),
+    ((0.3, 0.2), (1.0005, 1.0), (1.0, 0.0))])           # equal to within rounding: the offline one
+def test_what_the_gate_leaves_to_the_scores(reach, cost, expected):
+    value, cost, reach = (_t(*x).unsqueeze(0) for x in ((1.0, 1.5), cost, reach))
+    config = ExpansionConfig(reach_gate=0.1)
+    found = expansion.probabilities(expansion.scores(value, cost, config), cost, reach, config)
+    assert found[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_each_row_chooses_alone_and_executes_the_candidate_bit_for_bit():
