@@ -78,7 +78,6 @@ def _run(args: argparse.Namespace, device: str) -> int:
     overrides += [f'train.seed={args.seed}'] if args.seed is not None else []
     config = Config.load(args.preset, overrides, args.method)
     contract = Contract.load(args.contract or config_file('contract_safereach.yaml'))
-    options.check_training(config)
     check_shares(config)
     version = bundle_version(args, config)
 

@@ -19,7 +19,7 @@ from fosp_core.agent.tabular import TABULAR, TabularAgent
 
 F64 = torch.float64
 S, A = 5, 2                 # states, actions
-B, T = 2, 6                 # windows
+B, T = 3, 6                 # windows
 N, H = 4, 3                 # imagined starts, horizon
 GAMMA, LAM, REG, ETA = 0.9, 0.7, 0.3, 0.2
 TAU = {'reward': 0.8, 'cost': 0.3}
@@ -98,7 +98,8 @@ def make(**behaviour) -> Case:
         getattr(agent, f'{side}_scale').high.fill_(SCALE[side] - 0.5)
     s, a, drawn = rng.integers(0, S, (B, T)), rng.integers(0, A, (B, T)), rng.integers(0, A, (B, T))
     first, end = np.zeros((B, T), bool), np.zeros((B, T), bool)
-    first[:, 0] = first[0, 3] = True        # the first window holds the end of one episode and the start of another
+    # Two windows hold the end of one episode and the start of another; one of those episodes was cut off, not ended.
+    first[:, 0] = first[0, 3] = first[2, 2] = True
     end[0, 2] = end[1, 5] = True
     cost = np.zeros((B, T))
     cost[0, 3] = cost[1, 4] = 0.2           # the first record of the second episode: nothing before it led there
@@ -220,7 +221,7 @@ def test_reachability_loss_is_of_pairs_of_one_episode_and_of_weighted_imagined_s
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert metrics['reach/imagined'].item() == pytest.approx(np.mean(imagined), rel=1e-6)
     np.testing.assert_allclose(case.agent.reach.table.grad.numpy(), grad, atol=1e-7)
-    assert len(targets) == B * (T - 1) - 1 and 1.0 in imagined and min(imagined) < 1.0
+    assert len(targets) == B * (T - 1) - 2 and 1.0 in imagined and min(imagined) < 1.0
 
 
 @pytest.mark.parametrize(('threshold', 'violations'), [(0.39, 3), (0.4, 2), (0.45, 1), (0.46, 0)])
