@@ -10,7 +10,7 @@ import torch
 
 from fosp_core.agent import expansion
 from fosp_core.agent.actor_loss import offline_weight, online_weight
-from fosp_core.agent.constraints import AdaptivePID, AugmentedLagrangian, PIDLagrangian
+from fosp_core.agent.constraints import AdaptivePID, AugmentedLagrangian, PIDLagrangian, make_constraint
 from fosp_core.agent.networks import Actor, PercentileScale, ema_update, frozen_copy
 from fosp_core.config import ConstraintConfig, ExpansionConfig, NetworkConfig
 
@@ -158,6 +158,15 @@ def test_the_spread_of_the_last_costs_is_the_sample_deviation():
     assert pid.gains.tolist() == pytest.approx(expected, rel=1e-8)
     # e = 0, then 20: the multiplier is (K_p + K_i + K_d) 20 with the gains just adapted.
     assert pid.multiplier.item() == pytest.approx(20 * sum(expected), rel=1e-8)
+
+
+@pytest.mark.parametrize('kind', ['alm', 'pid', 'apid'])
+def test_a_multiplier_stays_on_its_device(kind):
+    """Torch's device without memory stands for a GPU: a tensor made elsewhere, or a look at a value, is an error."""
+    constraint = make_constraint(dataclasses.replace(APID, kind=kind)).to('meta')
+    for cost in (30.0, 10.0):
+        constraint.update(cost)
+    assert {b.device.type for b in constraint.buffers()} == {'meta'}
 
 
 def test_the_window_forgets_its_oldest_cost():

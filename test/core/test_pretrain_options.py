@@ -114,6 +114,8 @@ def test_two_bundles_of_a_run_and_a_version_that_is_taken(tmp_path, capsys, monk
     monkeypatch.setattr(learner.Learner, 'update', lambda *a: pytest.fail('trained for a name that is taken'))
     refused(capsys, [*argv, '--steps', '4', '--version', 'second'],
             f'{out}/bundle/second: exists already; choose another --version, or remove it')
+    assert main([*argv, '--steps', '4', '--version', 'third', '--set', 'behaviour.lr=0.5']) == 2
+    assert 'state.json: key behaviour.lr is 0.001, this run asks for 0.5; ' in capsys.readouterr().err
     assert [json.loads(line)['step'] for line in open(out / 'metrics.jsonl')] == [2, 3]
 
 
