@@ -255,3 +255,32 @@ def test_imagination_starts_with_the_true_flag_of_its_record(replay, monkeypatch
     expected = 1.0 - batch['is_terminal'].flatten()[record].float()
     assert torch.equal(seen['cont'], expected) and 0 < expected.sum() < 20
     torch.testing.assert_close(seen['rollout'].weight[0], expected)
+
+
+def test_a_baseline_has_a_gradient_of_its_own_but_on_the_first_step():
+    """V(s_t) hangs on the actions before t: an objective with the baseline taken off is another one."""
+    learner = make('behaviour.actor_objective=dynamics')
+    agent, rollout = learner.agent, imagined(learner)
+    value, parameters = agent.v_reward(rollout.feature), list(agent.actor.parameters())
+    for part, moves in ((value[0], False), (value[1:], True)):
+        part = part + 0.0 * sum(p.sum() for p in parameters)
+        gradients = torch.autograd.grad(part.sum(), parameters, retain_graph=True)
+        assert any(g.abs().max() > 1e-6 for g in gradients) == moves
+
+
+@pytest.mark.parametrize(('raw', 'std'), [(-30.0, 0.1), (-2.0, 0.55), (30.0, 1.0)])
+def test_imagined_and_sampled_actions_spread_as_the_policy_says(raw, std):
+    learner = make('behaviour.horizon=9')
+    agent, rssm = learner.agent, learner.agent.world_model.rssm
+    with torch.no_grad():
+        agent.actor.output.weight.zero_()
+        agent.actor.output.bias.copy_(torch.tensor([np.arctanh(0.5)] * 3 + [raw] * 3))
+        deter, stoch = (x.expand(400, -1) for x in rssm.initial_state(1))
+        imagined_action = agent.imagine(States(deter, stoch), torch.ones(400), learner.generator).action
+        feature = torch.zeros(4000, rssm.feature_size)
+        sampled, log_prob = agent.actor.sample(feature, learner.generator)
+    for action in (imagined_action.flatten(0, 1), sampled):
+        assert action.std(0).numpy() == pytest.approx([std] * 3, rel=0.05)
+        assert action.mean(0).numpy() == pytest.approx([0.5] * 3, abs=0.08)
+    normal = -0.5 * ((sampled - 0.5) / std) ** 2 - np.log(std * np.sqrt(2 * np.pi))
+    torch.testing.assert_close(log_prob, normal.sum(-1), rtol=1e-4, atol=1e-3)
