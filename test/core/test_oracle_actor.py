@@ -218,8 +218,9 @@ def test_what_the_gate_leaves_to_the_scores(reach, cost, expected):
 
 def test_each_row_chooses_alone_and_executes_the_candidate_bit_for_bit():
     candidates = torch.rand(2, 2, 3)
-    index = expansion.choose(torch.tensor([[0.3, 0.7], [0.3, 0.7]]), torch.tensor([[0.1], [0.9]]))
-    assert index.tolist() == [0, 1]
+    index = expansion.choose(torch.tensor([[0.3, 0.7]]).expand(4, 2), torch.tensor([[0.1], [0.9], [0.29], [0.31]]))
+    assert index.tolist() == [0, 1, 0, 1]
+    index = index[:2]
     taken = expansion.take(candidates, index)
     assert torch.equal(taken[0], candidates[0, 0]) and torch.equal(taken[1], candidates[1, 1])
 

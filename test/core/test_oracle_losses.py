@@ -132,10 +132,13 @@ def bce(y, p):
 
 
 # -- critics ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('known', [False, True])
 @pytest.mark.parametrize('side', ['reward', 'cost'])
-def test_critic_loss_is_imagined_and_data_terms_and_the_pull_to_the_averages(side):
+def test_critic_loss_is_imagined_and_data_terms_and_the_pull_to_the_averages(side, known):
     """L_Q1 with its weights + L_Q2 over pairs of one episode, each with its cross term; V's expectile on data."""
     case = make()
+    if known:       # the constraint has computed V^c along the rollout already
+        case.rollout.cost_value = torch.from_numpy(case.table['v_cost'][case.rs, 0])
     loss, metrics = case.agent.critic_loss(case.rollout, case.feature, case.batch)
     loss.backward()
     q, target, v = (case.table[k] for k in (f'q_{side}', f'q_{side}_target', f'v_{side}'))
@@ -222,6 +225,15 @@ def test_reachability_loss_is_of_pairs_of_one_episode_and_of_weighted_imagined_s
     assert metrics['reach/imagined'].item() == pytest.approx(np.mean(imagined), rel=1e-6)
     np.testing.assert_allclose(case.agent.reach.table.grad.numpy(), grad, atol=1e-7)
     assert len(targets) == B * (T - 1) - 2 and 1.0 in imagined and min(imagined) < 1.0
+
+
+def test_dropout_is_on_in_both_terms_of_reachability_and_off_in_its_targets():
+    case, seen = make(reach_dropout=0.25), []
+    plain = case.agent.reach.logit
+    case.agent.reach.logit = lambda f, a, drop=0.0, *rest, **named: seen.append(drop) or plain(f, a, drop)
+    case.agent.reach_target.logit = lambda f, a, drop=0.0: seen.append(-drop) or plain(f, a)
+    case.agent.reach_loss(case.rollout, case.feature, case.batch, torch.Generator())
+    assert sorted(seen) == [0.0, 0.0, 0.25, 0.25]
 
 
 @pytest.mark.parametrize(('threshold', 'violations'), [(0.39, 3), (0.4, 2), (0.45, 1), (0.46, 0)])
