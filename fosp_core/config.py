@@ -6,6 +6,7 @@ Values marked (ours) are not in the paper or its code: see docs/explanation/algo
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,79 +20,91 @@ def _choice(default: str, *others: str):
     return dataclasses.field(default=default, metadata={'choices': (default, *others)})
 
 
-def _number(default, low: float, high: float = float('inf'), open_ends: bool = False):
-    return dataclasses.field(default=default, metadata={'range': (low, high, open_ends)})
+def _number(default, interval: str, entries: int | None = None):
+    """Field of one number, or of `entries` of them, in `interval` as mathematics writes it: '[0, 1)' lacks 1."""
+    return dataclasses.field(default=default, metadata={'interval': interval, 'entries': entries})
+
+
+_WIDTH = '[1, 65536]'        # what can be built at all; beyond it no machine's memory would do
+_COUNT = '[1, 1000000]'
+_RATE = '[0, 1]'
+_ANY = '(-inf, inf)'
+_POSITIVE = '(0, inf)'
+_NOT_NEGATIVE = '[0, inf)'
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """Sizes; the defaults are the released `fosp` preset."""
 
-    deter: int = 512
-    stoch: int = 48
-    classes: int = 48
-    hidden: int = 512
-    units: int = 512
-    layers: int = 2
-    cnn_depth: int = 32
-    cnn_multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    deter: int = _number(512, _WIDTH)
+    stoch: int = _number(48, '[1, 1024]')
+    classes: int = _number(48, '[2, 1024]')
+    hidden: int = _number(512, _WIDTH)
+    units: int = _number(512, _WIDTH)
+    layers: int = _number(2, '[1, 32]')
+    cnn_depth: int = _number(32, '[1, 1024]')
+    cnn_multipliers: tuple[int, ...] = _number((1, 2, 4, 8), '[1, 64]', 4)
     decoder_norm: bool = True
-    vector_layers: int = 5
-    vector_units: int = 1024
-    bins: int = 255
-    unimix: float = 0.01
-    posterior_scale: float = 1.0     # factor on the posterior's initial logits: less noise at the start (ours)
+    vector_layers: int = _number(5, '[1, 32]')
+    vector_units: int = _number(1024, _WIDTH)
+    bins: int = _number(255, '[2, 65536]')
+    unimix: float = _number(0.01, '(0, 1)')
+    # factor on the posterior's initial logits: less noise at the start (ours)
+    posterior_scale: float = _number(1.0, _NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldModelConfig:
     """World-model loss and optimiser (algorithm.md 1.4)."""
 
-    lr: float = 1e-4
-    eps: float = 1e-8
-    clip: float = 1000.0
-    kl_dynamic: float = 0.5
-    kl_representation: float = 0.1
-    free_nats: float = 1.0
-    cost_weight: float = 10.0
-    vector_scale: float = 1.0
-    colour_weight: float = 0.0       # extra weight of saturated pixels: small coloured objects (ours)
-    autoencode: float = 0.0          # weight of decoding every third frame straight from the embedding (ours)
+    lr: float = _number(1e-4, _RATE)
+    eps: float = _number(1e-8, '(0, 1]')
+    clip: float = _number(1000.0, _POSITIVE)
+    kl_dynamic: float = _number(0.5, _NOT_NEGATIVE)
+    kl_representation: float = _number(0.1, _NOT_NEGATIVE)
+    free_nats: float = _number(1.0, _NOT_NEGATIVE)
+    cost_weight: float = _number(10.0, _NOT_NEGATIVE)
+    vector_scale: float = _number(1.0, _NOT_NEGATIVE)
+    # extra weight of saturated pixels: small coloured objects (ours)
+    colour_weight: float = _number(0.0, _NOT_NEGATIVE)
+    # weight of decoding every third frame straight from the embedding (ours)
+    autoencode: float = _number(0.0, _NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
 class BehaviourConfig:
     """Imagination, critics, reachability and actor (algorithm.md 2 and 3)."""
 
-    horizon: int = 15
-    imagine_starts: int = 0          # 0: every posterior state; else that many, drawn at random (ours)
-    discount: float = _number(1.0 - 1.0 / 333.0, 0.0, 1.0)
-    lam: float = _number(0.95, 0.0, 1.0)
-    lr: float = 3e-5
-    eps: float = 1e-5
-    clip: float = 100.0
-    ema: float = _number(0.02, 0.0, 1.0)
-    ema_regulariser: float = 1.0
-    reward_expectile: float = _number(0.8, 0.0, 1.0, True)    # IQL convention
-    cost_expectile: float = _number(0.2, 0.0, 1.0, True)
+    horizon: int = _number(15, '[1, 1000]')
+    imagine_starts: int = _number(0, '[0, 1000000]')  # 0: every posterior state; else that many, drawn at random (ours)
+    discount: float = _number(1.0 - 1.0 / 333.0, '(0, 1]')
+    lam: float = _number(0.95, '[0, 1]')
+    lr: float = _number(3e-5, _RATE)
+    eps: float = _number(1e-5, '(0, 1]')
+    clip: float = _number(100.0, _POSITIVE)
+    ema: float = _number(0.02, '[0, 1]')
+    ema_regulariser: float = _number(1.0, _NOT_NEGATIVE)
+    reward_expectile: float = _number(0.8, '(0, 1)')  # IQL convention
+    cost_expectile: float = _number(0.2, '(0, 1)')
     value_loss: str = _choice('twohot_ce', 'squared')
     in_sample: bool = True           # L_Q2 and V on dataset actions; False: imagined actions only
-    reach_discount: float = _number(0.99, 0.0, 1.0)
-    reach_lr_scale: float = 0.3      # slower than the critics (RESPO's time-scales)
-    reach_lam: float = 0.0           # multi-step targets on dataset windows; 0: one step (ours)
-    reach_dropout: float = 0.0       # while training (ours)
-    reach_imagined: float = 1.0      # weight of the term on imagined steps (ours)
-    cost_threshold: float = 0.5      # imagined violation
+    reach_discount: float = _number(0.99, '[0, 1]')
+    reach_lr_scale: float = _number(0.3, _NOT_NEGATIVE)  # slower than the critics (RESPO's time-scales)
+    reach_lam: float = _number(0.0, '[0, 1]')  # multi-step targets on dataset windows; 0: one step (ours)
+    reach_dropout: float = _number(0.0, '[0, 1)')  # while training (ours)
+    reach_imagined: float = _number(1.0, _NOT_NEGATIVE)  # weight of the term on imagined steps (ours)
+    cost_threshold: float = _number(0.5, _POSITIVE)  # imagined violation
     actor_objective: str = _choice('in_sample', 'dynamics')  # weighted regression, or through the world model
     weight_form: str = _choice('mixture', 'product', 'uniform')  # uniform: behaviour cloning
-    beta_reward: float = 1.0
-    beta_cost: float = 1.0
-    weight_clip: float = 100.0
-    feasible_gate: float = 0.1       # 1[Q^c <= gate] on the feasible branch; negative: no gate
+    beta_reward: float = _number(1.0, _NOT_NEGATIVE)
+    beta_cost: float = _number(1.0, _NOT_NEGATIVE)
+    weight_clip: float = _number(100.0, _POSITIVE)
+    feasible_gate: float = _number(0.1, _ANY)  # 1[Q^c <= gate] on the feasible branch; negative: no gate
     use_reachability: bool = True    # False: u = 1 everywhere
     feasibility: str = _choice('action', 'state')  # u of the weighted action (ours), or of one drawn from pi (P1)
-    entropy: float = 3e-4
-    normaliser_decay: float = 0.99
+    entropy: float = _number(3e-4, _NOT_NEGATIVE)
+    normaliser_decay: float = _number(0.99, '[0, 1)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,21 +112,21 @@ class ConstraintConfig:
     """Constraint handler: `alm` per gradient step on predicted cost; `pid`, `apid` per episode on measured cost."""
 
     kind: str = _choice('alm', 'none', 'pid', 'apid')
-    cost_limit: float = 0.0
-    lambda_init: float = 1e-6
-    penalty_init: float = 5e-9
-    penalty_growth: float = 1e-5
-    penalty_max: float = 1.0
-    gain_p: float = 1e-4             # pid, apid
-    gain_i: float = 1e-5
-    gain_d: float = 1e-5
-    pid_ema: float = 0.95            # pid
-    pid_delay: int = 10
-    adapt_p: float = 0.05            # apid: alpha, beta, gamma
-    adapt_i: float = 0.05
-    adapt_d: float = 0.05
-    gain_bound: float = 10.0
-    window: int = 10
+    cost_limit: float = _number(0.0, _NOT_NEGATIVE)
+    lambda_init: float = _number(1e-6, _NOT_NEGATIVE)
+    penalty_init: float = _number(5e-9, _POSITIVE)
+    penalty_growth: float = _number(1e-5, _NOT_NEGATIVE)
+    penalty_max: float = _number(1.0, _POSITIVE)
+    gain_p: float = _number(1e-4, _NOT_NEGATIVE)  # pid, apid
+    gain_i: float = _number(1e-5, _NOT_NEGATIVE)
+    gain_d: float = _number(1e-5, _NOT_NEGATIVE)
+    pid_ema: float = _number(0.95, '[0, 1)')  # pid
+    pid_delay: int = _number(10, _COUNT)
+    adapt_p: float = _number(0.05, '[0, 1]')  # apid: alpha, beta, gamma
+    adapt_i: float = _number(0.05, '[0, 1]')
+    adapt_d: float = _number(0.05, '[0, 1]')
+    gain_bound: float = _number(10.0, '[1, inf)')
+    window: int = _number(10, _COUNT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,59 +134,64 @@ class ExpansionConfig:
     """Policy expansion (algorithm.md 3.1)."""
 
     enabled: bool = True
-    inverse_temperature: float = 5.0
-    cost_coefficient: float = 0.1
-    reach_gate: float = 0.1          # negative: no gate (ours)
+    inverse_temperature: float = _number(5.0, _NOT_NEGATIVE)
+    cost_coefficient: float = _number(0.1, _NOT_NEGATIVE)
+    reach_gate: float = _number(0.1, _ANY)  # negative: no gate (ours)
     init: str = _choice('copy', 'fresh')
     online_weight: str = _choice('linear', 'exp', 'none')  # linear: P1; none: no term on imagined actions
-    online_lr_scale: float = 0.1     # of every learning rate: fresh optimisers move each weight by lr per step (ours)
-    online_in_sample: float = 1.0    # weight of the dataset actor term while fine-tuning (ours); 0: P1's loss alone
+    # of every learning rate: fresh optimisers move each weight by lr per step (ours)
+    online_lr_scale: float = _number(0.1, _NOT_NEGATIVE)
+    # weight of the dataset actor term while fine-tuning (ours); 0: P1's loss alone
+    online_in_sample: float = _number(1.0, _NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
 class AlignmentConfig:
     """Marvel's value pre-alignment before the online steps (algorithm.md 4.1); every value is ours."""
 
-    steps: int = _number(0, 0)       # 0: warm start without it
-    batch: int = 64
-    length: int = 9
-    episodes: int = _number(200, 1)  # at most so many offline episodes are encoded for it, evenly spread
-    lr: float = 3e-4
-    ema: float = _number(0.02, 0.0, 1.0)
-    alpha_reward: float = 1e-3       # entropy in the targets; larger for reward than for cost, as Marvel intends
-    alpha_cost: float = 2e-4
-    min_rho: float = _number(0.0, -1.0, 1.0)  # refuse when Spearman's rho of Q^r or Q^c after it is below
-    max_drop: float = _number(0.1, 0.0, 2.0)  # ... or has fallen by more than this
+    steps: int = _number(0, '[0, 1000000000]')  # 0: warm start without it
+    batch: int = _number(64, _COUNT)
+    length: int = _number(9, '[2, 1000000]')
+    episodes: int = _number(200, _COUNT)  # at most so many offline episodes are encoded for it, evenly spread
+    lr: float = _number(3e-4, _RATE)
+    ema: float = _number(0.02, '[0, 1]')
+    # entropy in the targets; larger for reward than for cost, as Marvel intends
+    alpha_reward: float = _number(1e-3, _NOT_NEGATIVE)
+    alpha_cost: float = _number(2e-4, _NOT_NEGATIVE)
+    min_rho: float = _number(0.0, '[-1, 1]')  # refuse when Spearman's rho of Q^r or Q^c after it is below
+    max_drop: float = _number(0.1, '[0, 2]')  # ... or has fallen by more than this
 
 
 @dataclasses.dataclass(frozen=True)
 class GatesConfig:
     """What a fine-tuned model must show before it is published (docs/explanation/gates.md); every value is ours."""
 
-    level: float = _number(0.05, 0.0, 0.5, True)            # of each one-sided test
-    risk_margin: float = _number(0.02, -1.0, 1.0)           # rise of the mean risk that is still none
-    warned_margin: float = _number(0.2, -1.0, 1.0)          # fall of the share of records warned of, before violations
-    estimate_margin: float = _number(0.25, -1.0, 1.0)       # part of itself that the mean estimate may fall by, else
-    online_holdout: float = _number(0.2, 0.0, 0.5)          # share of the robot's episodes kept from training
-    episodes: int = _number(40, 2)                          # at most so many of each source are looked at
+    level: float = _number(0.05, '(0, 0.5)')  # of each one-sided test
+    risk_margin: float = _number(0.02, '[-1, 1]')  # rise of the mean risk that is still none
+    warned_margin: float = _number(0.2, '[-1, 1]')  # fall of the share of records warned of, before violations
+    estimate_margin: float = _number(0.25, '[-1, 1]')  # part of itself that the mean estimate may fall by, else
+    online_holdout: float = _number(0.2, '[0, 0.5]')  # share of the robot's episodes kept from training
+    episodes: int = _number(40, '[2, 1000000]')  # at most so many of each source are looked at
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Batches, seeds, logging."""
 
-    batch: int = 16
-    length: int = 64
-    steps: int = 10000               # world model and behaviour together
-    final_lr: float = 1.0            # of every learning rate at the end of these steps, along a cosine (ours)
-    behaviour_steps: int = 0         # then behaviour alone, on the states of the frozen world model (ours)
-    behaviour_batch: int = 64
-    behaviour_length: int = 9
-    behaviour_final_lr: float = 1.0  # of every learning rate at the end of that phase, along a cosine (ours)
-    seed: int = 0
-    log_every: int = 50
-    save_every: int = 500
-    online_fraction: float = 0.5
+    batch: int = _number(16, _COUNT)
+    length: int = _number(64, '[2, 1000000]')
+    steps: int = _number(10000, '[0, 1000000000]')  # world model and behaviour together
+    final_lr: float = _number(1.0, '[0, 1]')  # of every learning rate at the end of these steps, along a cosine (ours)
+    # then behaviour alone, on the states of the frozen world model (ours)
+    behaviour_steps: int = _number(0, '[0, 1000000000]')
+    behaviour_batch: int = _number(64, _COUNT)
+    behaviour_length: int = _number(9, '[2, 1000000]')
+    # of every learning rate at the end of that phase, along a cosine (ours)
+    behaviour_final_lr: float = _number(1.0, '[0, 1]')
+    seed: int = _number(0, '[0, 4294967295]')
+    log_every: int = _number(50, '[1, 1000000000]')
+    save_every: int = _number(500, '[1, 1000000000]')
+    online_fraction: float = _number(0.5, '[0, 1]')
     precision: str = 'float32'       # float32 | bfloat16 (products of the forward passes; weights stay float32)
     bf16_on_cpu: bool = False        # bfloat16 is hopelessly slow on most CPUs, and refused there
     compile: bool = False            # torch.compile of networks and recurrent steps
@@ -238,7 +256,7 @@ def _read(path: Path) -> dict:
         data = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise FospError(f'{path}: {error.strerror}') from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:   # ValueError: no UTF-8, or what looks like a date and is none
         raise FospError(f'{path}: not YAML: {" ".join(str(error).split())}') from None
     if not isinstance(data, dict):
         raise FospError(f'{path}: expected a mapping, found {data!r}')
@@ -270,7 +288,7 @@ def _overlaid(data: dict, overrides: list[str] | None, method: str | None) -> di
                 raise FospError(f'--set {override}: {section} is no section')
         try:
             node[leaf] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):     # ValueError: what looks like a date and is none
             raise FospError(f'--set {override}: {value!r} is not YAML') from None
     return data
 
@@ -291,7 +309,9 @@ def _build(cls, data, where: str):
             try:
                 if kind is bool and not isinstance(value, bool):
                     raise ValueError
-                if kind is int and (isinstance(value, bool) or int(value) != float(value)):
+                if isinstance(value, bool) and kind in (int, float) or kind is str and not isinstance(value, str | int):
+                    raise ValueError
+                if kind is int and int(value) != float(value):
                     raise ValueError
                 values[key] = kind(value)
             except (TypeError, ValueError, OverflowError):
@@ -300,18 +320,31 @@ def _build(cls, data, where: str):
             if not isinstance(value, dict):
                 raise FospError(f'{where}: key {key} is {value!r}, expected a mapping')
             values[key] = value
-        elif isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value):
+        elif isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
             values[key] = tuple(value)
         else:
             raise FospError(f'{where}: key {key} is {value!r}, expected a list of whole numbers')
     for field in dataclasses.fields(cls):
         value = values.get(field.name, field.default)
-        choices, limits = field.metadata.get('choices'), field.metadata.get('range')
+        choices, interval, entries = (field.metadata.get(k) for k in ('choices', 'interval', 'entries'))
         if choices and value not in choices:
             raise FospError(f'{where}: key {field.name} is {value!r}, expected one of {", ".join(choices)}')
-        if limits:
-            low, high, open_ends = limits
-            if not (low < value < high if open_ends else low <= value <= high):
-                raise FospError(f'{where}: key {field.name} is {value!r}, expected {"more than " if open_ends else ""}'
-                                f'{low:g} to {"less than " if open_ends else ""}{high:g}')
+        if entries and len(value) != entries:
+            raise FospError(f'{where}: key {field.name} has {len(value)} entries, expected {entries}')
+        if interval and not all(_within(v, interval) for v in (value if entries else (value,))):
+            raise FospError(f'{where}: key {field.name} is {value!r}, expected {_in_words(interval)}')
     return cls(**values)
+
+
+def _within(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(','))
+    return ((low <= value if interval[0] == '[' else low < value)      # NaN is in no interval
+            and (value <= high if interval[-1] == ']' else value < high))
+
+
+def _in_words(interval: str) -> str:
+    low, high = map(float, interval[1:-1].split(','))
+    above = ('at least ' if high == math.inf else '') if interval[0] == '[' else 'more than '
+    if high == math.inf:
+        return 'a finite number' if low == -math.inf else f'{above}{low:g}'
+    return f'{above}{low:g} to {"" if interval[-1] == "]" else "less than "}{high:.12g}'

@@ -126,27 +126,27 @@ class AdaptivePID(_Multiplier):
         self.register_buffer('costs', torch.full((config.window,), -1.0, dtype=_F64))  # -1: none yet
 
     @torch.no_grad()
-    def adapt(self, mean: float, deviation: float) -> None:
+    def adapt(self, mean: float | Tensor, deviation: float | Tensor) -> None:
         """Scale the gains by the mean and (n - 1)-deviation of the last costs; clip to [K / bound, K bound]."""
         cfg = self.config
+        mean, deviation = (torch.as_tensor(x, dtype=_F64, device=self.gains.device) for x in (mean, deviation))
         # A window without cost must not divide by zero, nor count as an overshoot of a limit of zero.
-        over = (mean - cfg.cost_limit) / max(mean, 1e-8)
-        factor = torch.tensor([1 + cfg.adapt_p * float(torch.tanh(torch.tensor(over, dtype=_F64))),
-                               1 + cfg.adapt_i * over, 1 + cfg.adapt_d * deviation / max(mean, 1e-8)], dtype=_F64)
+        over, spread = ((x / mean.clamp(min=1e-8)) for x in (mean - cfg.cost_limit, deviation))
+        factor = torch.stack([1 + cfg.adapt_p * torch.tanh(over), 1 + cfg.adapt_i * over, 1 + cfg.adapt_d * spread])
         self.gains.copy_(torch.clamp(self.gains * factor, self.bounds[0], self.bounds[1]))
 
     @torch.no_grad()
     def update(self, cost: float) -> None:
-        """One step on the cost of a finished episode."""
-        self.costs.copy_(torch.cat([self.costs[1:], torch.tensor([float(cost)], dtype=_F64)]))
-        recent = self.costs[self.costs >= 0]
-        if len(recent):
-            self.adapt(recent.mean().item(), recent.std().item() if len(recent) > 1 else 0.0)
+        """One step on the cost of a finished episode, at least 0; waits for no device."""
+        self.costs.copy_(torch.cat([self.costs[1:], self.costs.new_tensor([float(cost)])]))
+        known = (self.costs >= 0).to(_F64)
+        mean = (known * self.costs).sum() / known.sum()
+        squares = (known * (self.costs - mean).square()).sum()
+        self.adapt(mean, (squares / (known.sum() - 1).clamp(min=1.0)).sqrt())
         error = float(cost) - self.config.cost_limit
         self.error_sum.add_(error)
-        kp, ki, kd = self.gains.tolist()
-        step = kp * error + ki * self.error_sum.item() + kd * (error - self.last_error.item())
-        self.multiplier.add_(step).clamp_(min=0.0)
+        kp, ki, kd = self.gains
+        self.multiplier.add_(kp * error + ki * self.error_sum + kd * (error - self.last_error)).clamp_(min=0.0)
         self.last_error.fill_(error)
 
 

@@ -28,7 +28,8 @@ def rollout_weight(cont: Tensor, discount: float) -> Tensor:
 
 def expectile_weight(error: Tensor, expectile: float) -> Tensor:
     """|tau - 1[u < 0]| for u = Q - V (IQL convention)."""
-    return torch.where(error < 0, 1.0 - expectile, expectile)
+    # In the dtype of the error: `where` of two numbers is float32.
+    return torch.full_like(error, expectile).masked_fill(error < 0, 1.0 - expectile)
 
 
 def reach_rollout(violation: Tensor, cont: Tensor, bootstrap: Tensor, discount: float) -> Tensor:

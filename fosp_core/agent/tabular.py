@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import root
 from torch import Tensor, nn
 
 from fosp_core.agent import returns
@@ -24,6 +25,9 @@ from fosp_core.config import BehaviourConfig, Config, ConstraintConfig
 from fosp_core.world_model.model import States
 
 _F64 = torch.float64
+_SURE = 1e-12                # no p is nearer to 0 or 1 than this
+CRITICS = ('q_reward', 'q_cost', 'v_reward', 'v_cost')
+TABLES = (*CRITICS, 'reach')
 # Targets without lag or regulariser, advantages as they are, the printed (squared) form of the expectile.
 TABULAR = Config(behaviour=BehaviourConfig(discount=0.9, ema=1.0, ema_regulariser=0.0, entropy=0.0,
                                            value_loss='squared'), constraint=ConstraintConfig(kind='none'))
@@ -42,7 +46,11 @@ class Transition(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """What was learned, float64: q_reward, q_cost, reach, policy (states, actions); v_reward, v_cost (states,)."""
+    """What was learned, float64: q_reward, q_cost, reach, policy (states, actions); v_reward, v_cost (states,).
+
+    `residual` is the largest error of an entry in its own equation: of Q and p the Bellman residual, of V the slope of
+    the expectile's loss. `sweeps` is how many sweeps were made, none where all was solved exactly.
+    """
 
     q_reward: np.ndarray
     q_cost: np.ndarray
@@ -50,6 +58,8 @@ class Solution:
     v_cost: np.ndarray
     reach: np.ndarray
     policy: np.ndarray
+    residual: float = 0.0
+    sweeps: int = 0
 
 
 class Table(nn.Module):
@@ -200,8 +210,13 @@ def make_batch(transitions: Sequence[Transition], states: int, actions: int,
 
 def fit(transitions: Sequence[Transition], states: int, actions: int, config: Config = TABULAR, *,
         policy: np.ndarray | None = None, model: Sequence[Transition] | None = None, align: bool = False,
-        agent: TabularAgent | None = None, steps: int | None = None, draws: int = 8, seed: int = 0) -> Solution:
+        agent: TabularAgent | None = None, steps: int | None = None, draws: int = 8, seed: int = 0,
+        tolerance: float = 1e-9) -> Solution:
     """Fit Q, V, p and the policy of a data set of transitions with the agent's losses; deterministic.
+
+    Where nothing is drawn at random, the tables at which the gradient of the losses vanishes are found by Newton's
+    method, in a time that does not hang on the discount: Q and V on data alone, and p of a given policy whose
+    probabilities are multiples of 1/draws. The rest is made of sweeps that take in less and less.
 
     Parameters
     ----------
@@ -220,64 +235,146 @@ def fit(transitions: Sequence[Transition], states: int, actions: int, config: Co
     agent : TabularAgent, optional
         Start from its tables, and change them.
     steps, draws, seed
-        Gradient steps (default: enough for the discount, at least 300), sampled actions per transition, seed of the
+        Sweeps at most (default: enough for the discounts, at least 300), sampled actions per transition, seed of the
         sampling.
+    tolerance : float
+        Sweeps end as soon as `Solution.residual` is below it. It bounds the residual, not the error: that can be
+        1 / (1 - discount) times as large.
 
     Returns
     -------
     Solution
-        The tables.
+        The tables, and what is left of their Bellman equations.
 
     """
-    if steps is None:
-        behaviour = (agent.config if agent else config).behaviour
-        # Each sweep takes about half of (1 - discount) off the error, and the rate falls to zero.
-        steps = max(300, round(30 / max(1.0 - behaviour.discount, 1e-3)))
     agent = agent or TabularAgent(states, actions, config, model or transitions, draws)
+    behaviour = agent.config.behaviour
+    exact = model is None and not align and behaviour.in_sample     # Q and V: no draw has a say
+    if steps is None:
+        # Each sweep takes (1 - discount) off the error, of V about half of that, and the rate falls to zero.
+        factor, discount = (0.5, behaviour.reach_discount) if exact else (30, behaviour.discount)
+        steps = max(300, round(factor / max(1.0 - discount, 1e-3)))
     generator = torch.Generator().manual_seed(seed)
     feature, batch = make_batch(transitions, states, actions, draws)
     if policy is not None:
         with torch.no_grad():
             agent.actor.table.copy_(torch.as_tensor(np.log(np.maximum(policy, 1e-30)), dtype=_F64))
         agent.freeze_offline()
-    optimizer = torch.optim.Adam(agent.actor.parameters(), 0.2)
-    start, alive = States(feature[:, 0], feature[:, 0, :0]), torch.ones(len(feature), dtype=_F64)
-    alignment, in_sample = agent.config.alignment, agent.config.behaviour.in_sample
-    for k in range(steps):
+    sweep = _Sweep(agent, feature, batch, generator, model is not None, align)
+    learning = policy is None and not align
+    if exact:
+        sweep.solve(CRITICS)
+        if policy is not None and np.allclose(np.asarray(policy) * draws, np.round(np.asarray(policy) * draws)):
+            sweep.solve(('reach',))
+    names = TABLES if not exact or sweep.residual(CRITICS) > tolerance else ('reach',)
+    optimizer, done = torch.optim.Adam(agent.actor.parameters(), 0.2), 0
+    while done < steps:
+        errors = sweep.errors(names, learning)
+        if not learning and max(e.abs().max().item() for e in errors.values()) <= tolerance:
+            break
+        for name in names:
+            sweep.move(name, (1.0 - done / steps) * errors[name])
+        if learning:
+            optimizer.step()
+        agent.update_targets()
+        done += 1
+    if learning:
+        extract(agent, feature[:, 0], batch['action'][:, 0], seed)
+    return dataclasses.replace(agent.solution(), residual=sweep.residual(TABLES), sweeps=done)
+
+
+class _Sweep:
+    """What the gradient of the agent's losses asks of each table entry, and steps that follow it."""
+
+    def __init__(self, agent: TabularAgent, feature: Tensor, batch: dict[str, Tensor], generator: torch.Generator,
+                 imagine: bool, align: bool):
+        self.agent, self.feature, self.batch, self.generator = agent, feature, batch, generator
+        self.imagine, self.align = imagine, align
+        self.alive, self.used = torch.ones(len(feature), dtype=_F64), {}
+
+    def errors(self, names: Sequence[str], learning: bool = False) -> dict[str, Tensor]:
+        """By how much each entry of these tables misses its target; 0 for what the losses never look at.
+
+        For Q the Bellman residual; for V the slope of the expectile's loss; for p the residual of its recursion. With
+        `learning` the actor's gradient is left beside its table.
+        """
+        agent, feature, batch = self.agent, self.feature, self.batch
         agent.zero_grad(set_to_none=True)
-        rollout = None
-        if align:
-            loss = alignment_loss(agent, feature, batch, alignment.alpha_reward, alignment.alpha_cost, generator)[0]
+        rollout, action = None, batch['action'][:, 0]
+        if self.align:
+            alphas = agent.config.alignment.alpha_reward, agent.config.alignment.alpha_cost
+            loss = alignment_loss(agent, feature, batch, *alphas, self.generator)[0]
         else:
             with torch.no_grad():
-                rollout = agent.no_rollout(feature) if model is None else agent.imagine(start, alive, generator)
-            loss = agent.critic_loss(rollout, feature, batch)[0]
-            loss = loss + agent.reach_loss(rollout, feature, batch, generator)[0]
-            if policy is None:
-                loss = loss + agent.offline_actor_loss(feature[:, 0], batch['action'][:, 0], alive, generator)[0]
+                rollout = agent.no_rollout(feature)
+                if self.imagine:
+                    rollout = agent.imagine(States(feature[:, 0], feature[:, 0, :0]), self.alive, self.generator)
+            loss = 0.0
+            if set(CRITICS) & set(names):
+                loss = agent.critic_loss(rollout, feature, batch)[0]
+            if 'reach' in names:
+                loss = loss + agent.reach_loss(rollout, feature, batch, self.generator)[0]
+            if learning:
+                loss = loss + agent.offline_actor_loss(feature[:, 0], action, self.alive, self.generator)[0]
         loss.backward()
-        pairs, imagined = _visits(feature[:, 0], batch['action'][:, 0]), 0.0
+        pairs, imagined = _visits(feature[:, 0], action), 0.0
         if rollout is not None:
             imagined = _visits(rollout.feature[:-1].flatten(0, 1), rollout.action[:-1].flatten(0, 1),
                                rollout.weight[:-1].flatten())
-        if align:
+        if self.align:
             visited = feature.mean((0, 1)).unsqueeze(1)
         else:
-            visited = (pairs if in_sample else imagined).sum(1, keepdim=True)
-        rate = 1.0 - k / steps
-        for table, share, size in ((agent.q_reward, pairs + imagined, 0.5), (agent.q_cost, pairs + imagined, 0.5),
-                                   (agent.v_reward, visited, 0.5), (agent.v_cost, visited, 0.5),
-                                   (agent.reach, pairs + imagined, 4.0)):
-            # A loss is a mean over all pairs: divided by an entry's share of them, each entry sees its own mean error,
-            # and a whole step goes to it. Adam would overshoot where an expectile hardly pulls back.
-            with torch.no_grad():
-                table.table -= size * rate * torch.where(share > 0, table.table.grad / share.clamp(min=1e-12), 0.0)
-        if policy is None and not align:
-            optimizer.step()
-        agent.update_targets()
-    if policy is None and not align:
-        extract(agent, feature[:, 0], batch['action'][:, 0], seed)
-    return agent.solution()
+            visited = (pairs if agent.config.behaviour.in_sample else imagined).sum(1, keepdim=True)
+        out = {}
+        for name in names:
+            # A loss is a mean over all pairs: divided by an entry's share of them, each entry sees its own mean error.
+            share = visited if name.startswith('v_') else pairs + imagined
+            self.used[name] = (share > 0).expand_as(getattr(agent, name).table)
+            size = 1.0 if name == 'reach' else 0.5      # the slope of a square is twice the error
+            out[name] = -size * torch.where(share > 0, getattr(agent, name).table.grad / share.clamp(min=1e-12), 0.0)
+        return out
+
+    def residual(self, names: Sequence[str]) -> float:
+        """Largest error of all entries; where actions are drawn, with the chance of one draw in it."""
+        return max(e.abs().max().item() for e in self.errors(names).values())
+
+    def get(self, name: str) -> Tensor:
+        """A copy of a table; of p the probabilities."""
+        table = getattr(self.agent, name).table.detach()
+        return torch.sigmoid(table) if name == 'reach' else table.clone()
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Set a table, and its averaged copy at once."""
+        value = torch.logit(value, eps=_SURE) if name == 'reach' else value
+        for module in (getattr(self.agent, name), getattr(self.agent, f'{name}_target', None)):
+            if module is not None:
+                module.table.data.copy_(value)
+
+    def move(self, name: str, error: Tensor) -> None:
+        """Take in an error; entries without one stay bit for bit."""
+        table = getattr(self.agent, name).table
+        moved = torch.logit(self.get(name) + error, eps=_SURE) if name == 'reach' else table + error
+        table.data.copy_(torch.where(error == 0, table, moved))
+
+    def solve(self, names: Sequence[str]) -> None:
+        """Bring these tables to where their errors vanish, by Powell's hybrid of Newton and steepest descent."""
+        self.errors(names)
+        used = {n: self.used[n] for n in names}
+        kept = {n: self.get(n) for n in names}
+        sizes = [int(used[n].sum()) for n in names]
+
+        def missing(x: np.ndarray) -> np.ndarray:
+            for name, part in zip(names, torch.from_numpy(x).split(sizes)):
+                self.put(name, kept[name].masked_scatter(used[name], part))
+            errors = self.errors(names)
+            reached = torch.cat([(self.get(n) + errors[n])[used[n]] for n in names])
+            return reached.numpy() - x
+
+        x = torch.cat([kept[n][used[n]] for n in names]).numpy()
+        for _ in range(3):      # its Jacobian ages: begun anew it takes the last digits
+            x = root(missing, x, method='hybr', options={'xtol': 1e-14}).x
+            if np.abs(missing(x)).max() <= _SURE:
+                break
 
 
 def extract(agent: TabularAgent, state: Tensor, action: Tensor, seed: int = 0) -> None:

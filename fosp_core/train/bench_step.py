@@ -149,7 +149,6 @@ def run(args: argparse.Namespace) -> int:
              for name, extra in executions(args.execution).items()}
     config = next(iter(forms.values()))
     for form in forms.values():     # before minutes are spent on the first
-        options.check_training(form)
         execution.check(form.train, device)
     contract = Contract.load(args.contract or config_file(f'contract_{config.contract}.yaml'))
     memory.keep_freed_memory()

@@ -56,20 +56,30 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: p.name)
 
 
-def load_checkpoint(path: Path, learner: Learner) -> dict:
-    """Restore everything into `learner`; return the stored state; raise TrainingError naming the file."""
+def read_state(path: Path) -> dict:
+    """Return a checkpoint's counters and configuration; raise TrainingError naming the file and what it lacks."""
     path = Path(path)
     try:
         state = json.loads((path / 'state.json').read_text())
+    except (OSError, ValueError) as error:
+        raise TrainingError(f'{path}: unreadable checkpoint: {error}') from None
+    if not isinstance(state, dict) or state.get('schema') != SCHEMA:
+        found = state.get('schema') if isinstance(state, dict) else state
+        raise TrainingError(f'{path}/state.json: schema {found!r}, expected {SCHEMA}')
+    missing = {'step', 'online', 'contract_hash', 'config', 'rng_numpy'} - state.keys()
+    if missing:
+        raise TrainingError(f'{path}/state.json: keys missing: {", ".join(sorted(missing))}')
+    return state
+
+
+def load_checkpoint(path: Path, learner: Learner) -> dict:
+    """Restore everything into `learner`; return the stored state; raise TrainingError naming the file."""
+    path, state = Path(path), read_state(path)
+    try:
         agent = load_file(path / 'agent.safetensors', device=str(learner.device))
         training = load_file(path / 'training.safetensors')
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f'{path}: unreadable checkpoint: {error}') from None
-    if state.get('schema') != SCHEMA:
-        raise TrainingError(f'{path}/state.json: schema {state.get("schema")!r}, expected {SCHEMA}')
-    missing = {'step', 'online', 'contract_hash', 'config', 'rng_numpy'} - state.keys()
-    if missing:
-        raise TrainingError(f'{path}/state.json: keys missing: {", ".join(sorted(missing))}')
     if state['contract_hash'] != learner.contract.hash:
         raise TrainingError(f'{path}/state.json: contract_hash {state["contract_hash"][:12]}, expected '
                             f'{learner.contract.hash[:12]}')

@@ -110,7 +110,11 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     if shares:  # of the robot's steps, the part that the online policy proposed
         card['online_share'] = round(float(np.mean(shares)), 4)
     if not refusal:
-        calibration = recalibrated(agent, held, calibration, bundle.version)
+        try:
+            calibration = recalibrated(agent, held, calibration, bundle.version)
+        except TrainingError as error:      # finite weights whose outputs are not
+            refusal = str(error)
+    if not refusal:
         level, promise = calibration['reachability']['level'], bundle.calibration['reachability']
         window = promise.get('horizon', HORIZON), promise.get('lead', LEAD)
         if held:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fosp_core.agent.agent import Agent
 from fosp_core.data.episode import Episode
+from fosp_core.errors import TrainingError
 from fosp_core.nn.distributions import categorical_kl
 from fosp_core.safety.calibration import (
     HORIZON,
@@ -70,10 +71,16 @@ def calibrate(agent: Agent, episodes: list[Episode], alpha: float = 0.1, horizon
     """Split-conformal levels of the reachability estimate and of the surprise on held-out episodes.
 
     Returns the contents of calibration.json. `horizon` and `lead` in steps: how long before a violation, at the
-    earliest and at the latest, a warning counts; `confidence` as in `conformal_floor`.
+    earliest and at the latest, a warning counts; `confidence` as in `conformal_floor`. Raises TrainingError when the
+    model's risk or surprise is not a number.
     """
     from fosp_core.data.store import data_hash
     replayed = [replay_episode(agent, e) for e in episodes]
+    for number, values in enumerate(replayed):
+        for key in ('risk', 'surprise'):
+            if not np.isfinite(values[key]).all():
+                raise TrainingError(f'not finite: {key} of held-out episode {number} at record '
+                                    f'{int(np.argmin(np.isfinite(values[key])))}')
     reach = calibrate_reachability([(r['risk'], e.cost) for r, e in zip(replayed, episodes)], alpha, horizon, lead,
                                    confidence)
     surprise = calibrate_surprise([r['surprise'] for r in replayed], alpha)

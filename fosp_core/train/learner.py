@@ -97,7 +97,7 @@ class Learner:
         """
         seed = None
         if self.config.expansion.init == 'fresh' and not adapted:
-            seed = int(torch.randint(2 ** 31, (), generator=self.generator))
+            seed = int(torch.randint(2 ** 31, (), generator=self.generator, device=self.device))
             self.optimizers['actor'].state.clear()  # moments of another network
         self.agent.freeze_offline(seed)
         self.online = True

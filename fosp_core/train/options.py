@@ -5,7 +5,6 @@
 import os
 from pathlib import Path
 
-from fosp_core.config import Config
 from fosp_core.errors import FospError
 
 
@@ -50,14 +49,3 @@ def check_folder(option: str, path: Path) -> None:
     found = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not found.is_dir():
         raise FospError(f'{option} {path}: {found} is a file, expected a folder')
-
-
-def check_training(config: Config) -> None:
-    """Raise FospError, naming the key, for counts that no run can be made of."""
-    train, where = config.train, f'preset {config.name}: key '
-    for key, low in (('batch', 1), ('length', 2), ('steps', 0), ('behaviour_steps', 0), ('behaviour_batch', 1),
-                     ('behaviour_length', 2), ('log_every', 1), ('save_every', 1)):
-        at_least(f'{where}train.{key}', getattr(train, key), low)
-    at_least(f'{where}train.steps + train.behaviour_steps', train.steps + train.behaviour_steps, 1)
-    at_least(f'{where}behaviour.horizon', config.behaviour.horizon, 1)
-    at_least(f'{where}behaviour.imagine_starts', config.behaviour.imagine_starts, 0)

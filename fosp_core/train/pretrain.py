@@ -81,7 +81,8 @@ def _run(args: argparse.Namespace, device: str) -> int:
     overrides += [f'train.seed={args.seed}'] if args.seed is not None else []
     config = Config.load(args.preset, overrides, args.method)
     contract = Contract.load(args.contract or config_file('contract_safereach.yaml'))
-    options.check_training(config)
+    if config.train.steps + config.train.behaviour_steps < 1:
+        raise TrainingError('keys train.steps and train.behaviour_steps are 0: nothing to train')
     if args.init and args.world_model:
         raise TrainingError('--init and --world-model: expected one of them')
     check_shares(config)
@@ -142,22 +143,20 @@ def restore(learner, args: argparse.Namespace, hashed: str, say) -> str | None:
 
     Returns the list of the episodes that shaped the weights so far (`deploy.trained_on`), None when not known.
     """
-    from fosp_core.train.checkpoint import list_checkpoints, load_checkpoint
+    from fosp_core.train import resume
+    from fosp_core.train.checkpoint import list_checkpoints, load_checkpoint, read_state
     out = Path(args.out)
     found = list_checkpoints(out / 'checkpoints')
     if found:
         if args.no_resume:
             raise TrainingError(f'{out}/checkpoints: holds {found[-1].name}; --no-resume given')
-        state = load_checkpoint(found[-1], learner)
+        where, state = f'{found[-1]}/state.json', read_state(found[-1])
         if state.get('data_hash') != hashed:
-            raise TrainingError(f'{found[-1]}/state.json: data_hash {str(state.get("data_hash"))[:12]}, expected '
-                                f'{hashed[:12]} of the bags given')
-        begun = Config.from_dict(state['config'])
-        for key, old, new in (('method', begun.method, learner.config.method),
-                              ('train.seed', begun.train.seed, learner.config.train.seed)):
-            if old != new:
-                raise TrainingError(f'{found[-1]}/state.json: key {key} is {old!r}, this run asks for {new!r}; go on '
-                                    f'as it was begun, or give another --out (and --init {out})')
+            raise TrainingError(f'{where}: data_hash {str(state.get("data_hash"))[:12]}, expected {hashed[:12]} of the '
+                                f'bags given')
+        resume.check(Config.from_dict(state['config'], f'{where}: config'), learner.config, state['step'], where,
+                     f'give another --out (and --init {out})')
+        load_checkpoint(found[-1], learner)
         say(f'resuming from {found[-1]}')
         return state.get('trained_on')
     elif args.init:

@@ -111,6 +111,17 @@ def test_a_damaged_episode_file_never_ends_in_a_traceback(tmp_path, contract, ma
     assert refusals > 100
 
 
+def test_a_single_record_is_no_episode_and_a_short_episode_is_one(tmp_path, contract, make_episode, pretrain):
+    """Shorter than the window of 12 is no fault (test_replay.py has the windows); a lone record makes no pair."""
+    for i in range(10):
+        save_episode(tmp_path / 'data' / f'{i}.npz', make_episode(6, i, violation=True))
+    out = tmp_path / 'good'
+    assert main(['pretrain', str(tmp_path / 'data'), '--preset', 'debug', '--steps', '1', '--holdout', '0.3', '--out',
+                 str(out)]) == 0
+    save_episode(tmp_path / 'data' / '5.npz', make_episode(1, 5, success=False))
+    assert f'{tmp_path}/data/5.npz: 1 steps, expected at least 2' in pretrain(tmp_path / 'data')
+
+
 def test_cost_never_positive(tmp_path, contract, make_episodes, write_bag, pretrain):
     path = write_bag(tmp_path / 'bag', contract, make_episodes([6] * 8))
     assert f'{path}: key cost is never positive in 7 training episodes' in pretrain(path)

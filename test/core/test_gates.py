@@ -225,6 +225,25 @@ def test_what_cannot_be_exported_is_kept_as_weights(worker, monkeypatch, fault):
     assert sorted(p.name for p in finetune.refused_folder(out).iterdir()) == ['reason.txt', 'weights.safetensors']
 
 
+@pytest.mark.parametrize(('value', 'expected'), [
+    (float('nan'), 'not finite: reach.net.output.weight'),
+    (3e38, 'not finite: risk of held-out episode 0 at record 0')])
+def test_broken_weights_with_violations_to_calibrate_on_are_refused(worker, make_episodes, monkeypatch, tmp_path, value,
+                                                                    expected):
+    """NaN, and finite weights whose products are not: before anything is calibrated on them."""
+    def breaks(agent):
+        agent.reach.net.output.weight.data[...] = value
+        if value == value:      # infinity minus infinity
+            agent.reach.net.output.weight.data[0, ::2] *= -1.0
+            agent.reach.net.hidden[-1].norm.bias.data[...] = 1e3
+    monkeypatch.setattr(export, 'round_to_half', breaks)
+    for i, episode in enumerate(make_episodes([12] * 12, seed=50, violation=True)):
+        save_episode(tmp_path / 'offline' / f'{i}.npz', episode)
+    code, event, error, out = worker('--offline', str(tmp_path / 'offline'))
+    assert (code, event['reason']) == (3, expected) and error == f'refused: {expected}\n' and not out.exists()
+    assert (finetune.refused_folder(out) / 'reason.txt').read_text() == f'{expected}\n'
+
+
 def test_thresholds_are_configuration():
     assert Config.load('debug', ['gates.risk_margin=0.3']).gates.risk_margin == 0.3
     assert Config.from_dict({}).gates == GatesConfig()

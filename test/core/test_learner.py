@@ -176,19 +176,6 @@ def test_config_names_unknown_and_ill_typed_keys():
     assert Config.from_dict(DEBUG.to_dict()) == DEBUG
 
 
-def test_a_run_is_not_gone_on_with_as_another(tmp_path):
-    import argparse
-
-    from fosp_core.train.pretrain import restore
-    save_checkpoint(tmp_path / 'checkpoints', Learner(CONTRACT, DEBUG), {'data_hash': 'x', 'trained_on': 'list'})
-    args, said = argparse.Namespace(out=tmp_path, init=None, no_resume=False), []
-    assert restore(Learner(CONTRACT, DEBUG), args, 'x', said.append) == 'list' and 'resuming' in said[0]
-    for other, words in ((Config.load('debug', ['train.seed=5']), r'train\.seed is 0, this run asks for 5'),
-                         (Config.load('debug', method='direct'), "method is 'fosp', this run asks for 'direct'")):
-        with pytest.raises(TrainingError, match=words):
-            restore(Learner(CONTRACT, other), args, 'x', said.append)
-
-
 def test_a_checkpoint_without_a_key_names_it(tmp_path):
     path = save_checkpoint(tmp_path, Learner(CONTRACT, DEBUG))
     (path / 'state.json').write_text('{"schema": 1}')

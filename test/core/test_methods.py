@@ -193,7 +193,7 @@ def test_who_acts():
     (['constraint.kind=cpo'], None, "constraint: key kind is 'cpo', expected one of alm, none, pid, apid"),
     (['behaviour.value_loss=huber'], 'fosp', "key value_loss is 'huber', expected one of twohot_ce, squared"),
     (['behaviour.cost_expectile=1'], None, 'key cost_expectile is 1.0, expected more than 0 to less than 1'),
-    (['behaviour.discount=.nan'], None, 'key discount is nan, expected 0 to 1'),
+    (['behaviour.discount=.nan'], None, 'key discount is nan, expected more than 0 to 1'),
     (['name.x=1'], None, '--set name.x=1: name is no section'), (['behaviour.lr=['], None, 'is not YAML'),
     (['network.cnn_multipliers=5'], None, 'key cnn_multipliers is 5, expected a list of whole numbers')])
 def test_an_unknown_word_is_refused_and_never_taken_for_the_default(overrides, method, message):

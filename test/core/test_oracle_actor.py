@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Actor weights, augmented Lagrangian, policy expansion, normaliser (oracles 8.7, 8.8, 8.9, 8.11)."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
 from fosp_core.agent import expansion
 from fosp_core.agent.actor_loss import offline_weight, online_weight
-from fosp_core.agent.constraints import AdaptivePID, AugmentedLagrangian, PIDLagrangian
+from fosp_core.agent.constraints import AdaptivePID, AugmentedLagrangian, PIDLagrangian, make_constraint
 from fosp_core.agent.networks import Actor, PercentileScale, ema_update, frozen_copy
 from fosp_core.config import ConstraintConfig, ExpansionConfig, NetworkConfig
 
@@ -144,6 +147,37 @@ def test_gains_rise_from_the_first_overshoot_and_survive_no_cost():
     assert pid.gains[0] > 1e-4 and pid.multiplier > 0
 
 
+def test_the_spread_of_the_last_costs_is_the_sample_deviation():
+    """Marvel's sigma_c is over n - 1: of 20 and 40 it is 14.142136, not 10; one cost alone has none."""
+    pid = AdaptivePID(APID)
+    pid.update(20.0)
+    assert pid.gains.tolist() == pytest.approx([1e-4] * 3, rel=1e-12)
+    pid.update(40.0)
+    # mean 30: over the limit by a third of itself
+    expected = [1e-4 * (1 + 0.05 * np.tanh(1 / 3)), 1e-4 * (1 + 0.05 / 3), 1e-4 * (1 + 0.05 * 14.142136 / 30)]
+    assert pid.gains.tolist() == pytest.approx(expected, rel=1e-8)
+    # e = 0, then 20: the multiplier is (K_p + K_i + K_d) 20 with the gains just adapted.
+    assert pid.multiplier.item() == pytest.approx(20 * sum(expected), rel=1e-8)
+
+
+@pytest.mark.parametrize('kind', ['alm', 'pid', 'apid'])
+def test_a_multiplier_stays_on_its_device(kind):
+    """Torch's device without memory stands for a GPU: a tensor made elsewhere, or a look at a value, is an error."""
+    constraint = make_constraint(dataclasses.replace(APID, kind=kind)).to('meta')
+    for cost in (30.0, 10.0):
+        constraint.update(cost)
+    assert {b.device.type for b in constraint.buffers()} == {'meta'}
+
+
+def test_the_window_forgets_its_oldest_cost():
+    pid = AdaptivePID(dataclasses.replace(APID, window=2))
+    for cost in (1000.0, 20.0, 40.0):
+        before = pid.gains.tolist()
+        pid.update(cost)
+    factors = [now / then for now, then in zip(pid.gains.tolist(), before)]
+    assert factors[1:] == pytest.approx([1 + 0.05 / 3, 1 + 0.05 * 14.142136 / 30], rel=1e-8)
+
+
 NO_GATE = ExpansionConfig(reach_gate=-1.0)
 
 
@@ -169,10 +203,24 @@ def test_reachability_gate_takes_the_only_feasible_candidate_else_the_cheaper():
     assert neither.tolist() == [[0.0, 1.0]]
 
 
+@pytest.mark.parametrize(('reach', 'cost', 'expected'), [
+    ((0.05, 0.1), (0.0, 0.0), (0.075858, 0.924142)),    # both within the gate, one at it: the softmax of the scores
+    ((0.05, 0.1), (0.0, 10.0), (0.924142, 0.075858)),
+    ((0.05, 0.2), (0.0, 0.0), (1.0, 0.0)), ((0.2, 0.05), (0.0, 0.0), (0.0, 1.0)),
+    ((0.2, 0.3), (2.0, 1.0), (0.0, 1.0)), ((0.3, 0.2), (1.0, 2.0), (1.0, 0.0)),
+    ((0.3, 0.2), (1.0005, 1.0), (1.0, 0.0))])           # equal to within rounding: the offline one
+def test_what_the_gate_leaves_to_the_scores(reach, cost, expected):
+    value, cost, reach = (_t(*x).unsqueeze(0) for x in ((1.0, 1.5), cost, reach))
+    config = ExpansionConfig(reach_gate=0.1)
+    found = expansion.probabilities(expansion.scores(value, cost, config), cost, reach, config)
+    assert found[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_each_row_chooses_alone_and_executes_the_candidate_bit_for_bit():
     candidates = torch.rand(2, 2, 3)
-    index = expansion.choose(torch.tensor([[0.3, 0.7], [0.3, 0.7]]), torch.tensor([[0.1], [0.9]]))
-    assert index.tolist() == [0, 1]
+    index = expansion.choose(torch.tensor([[0.3, 0.7]]).expand(4, 2), torch.tensor([[0.1], [0.9], [0.29], [0.31]]))
+    assert index.tolist() == [0, 1, 0, 1]
+    index = index[:2]
     taken = expansion.take(candidates, index)
     assert torch.equal(taken[0], candidates[0, 0]) and torch.equal(taken[1], candidates[1, 1])
 

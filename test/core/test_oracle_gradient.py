@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the formulas to the gradient: signs, alignment and masks of the losses that the learner really steps on."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -164,3 +165,122 @@ def test_the_world_model_learns_reward_cost_and_end_of_each_record(replay):
         likelihood = -(end * torch.log1p(-cont) + (1 - end) * torch.log(cont)).mean()
     for key, value in (('reward', reward), ('cost', weighted), ('cont', likelihood)):
         assert float(metrics[f'model/{key}']) == pytest.approx(float(value), rel=1e-4), key
+
+
+@pytest.mark.parametrize('online', [False, True])
+@pytest.mark.parametrize('kind', ['pid', 'apid'])
+def test_a_measured_multiplier_shares_the_loss_out(replay, online, kind):
+    """(reward part + lambda J_c) / (1 + lambda), with lambda = 3: a quarter and three quarters."""
+    learner = make(f'constraint.kind={kind}')
+    agent = learner.agent
+    agent.constraint.multiplier.fill_(3.0)
+    if online:
+        learner.begin_online()
+    batch = learner.to_device(replay.sample(4, 12, learner.rng))
+    rollout, feature = imagined(learner), torch.randn(4, 12, agent.world_model.rssm.feature_size)
+    state = learner.generator.get_state()
+    loss, metrics = learner._actor_loss(rollout, feature, batch, constrained=True)
+    learner.generator.set_state(state)
+    reward = float(learner._actor_loss(rollout, feature, batch, constrained=False)[0])
+    cost = float(agent.predicted_cost(rollout))
+    assert float(metrics['constraint/predicted_cost']) == pytest.approx(cost) and min(abs(reward), abs(cost)) > 1e-3
+    assert float(loss) == pytest.approx(reward / 4 + 3 * cost / 4, rel=1e-5)
+    assert agent.constraint.multiplier.item() == 3.0, 'measured costs move it, predicted ones do not'
+
+
+def test_kl_pulls_the_prior_by_one_weight_and_the_posterior_by_the_other(replay):
+    """0.5 max(1, KL[sg(q) || p]) + 0.1 max(1, KL[q || sg(p)]): gradients -q and q (ln q - ln p + 1), free bits 0."""
+    model = make().agent.world_model
+    batch = {k: torch.from_numpy(v) for k, v in replay.sample(2, 3, np.random.default_rng(0)).items()}
+    shape, rng = (2, 3, model.rssm.stoch, model.rssm.classes), np.random.default_rng(1)
+    logits = 2.0 * rng.normal(size=(2, *shape))
+    logits[1, 0, 0] = logits[0, 0, 0]           # a record within the free bits
+    q, p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    log_post, log_prior = (torch.tensor(np.log(x), dtype=torch.float32, requires_grad=True) for x in (q, p))
+    state = torch.zeros(2, 3, model.rssm.deter), torch.zeros(2, 3, model.rssm.stoch * model.rssm.classes)
+    model.rssm.observe = lambda *args: (*state, log_post, log_prior)
+    loss, _, metrics = model.loss(batch, torch.zeros(shape))
+    loss.backward()
+    kl = (q * np.log(q / p)).sum((-2, -1))
+    free = (kl > 1.0)[..., None, None] / kl.size
+    assert kl[0, 0] < 1e-9 and (np.delete(kl.flatten(), 0) > 1.5).all()
+    np.testing.assert_allclose(log_prior.grad.numpy(), -0.5 * free * q, atol=1e-6)
+    np.testing.assert_allclose(log_post.grad.numpy(), 0.1 * free * q * (np.log(q / p) + 1), atol=1e-6)
+    assert float(metrics['model/dynamic']) == pytest.approx(0.5 * np.maximum(kl, 1).mean(), rel=1e-5)
+    assert float(metrics['model/representation']) == pytest.approx(0.1 * np.maximum(kl, 1).mean(), rel=1e-5)
+
+
+def test_ends_and_costs_of_constant_heads(replay):
+    """A head that says the same of every record: its loss and its gradient are a matter of counting."""
+    model = make().agent.world_model
+    batch = {k: torch.from_numpy(v) for k, v in replay.sample(4, 12, np.random.default_rng(0)).items()}
+    batch['is_terminal'][...], batch['cost'][...] = False, 0.0
+    batch['is_terminal'][0, :3] = True                          # 3 of 48
+    batch['cost'][1, :5] = torch.tensor([0.5, 0.99, 1.0, 2.0, 3.0])     # three at 1 or above
+    with torch.no_grad():
+        for head in (model.cont, model.cost):
+            head.output.weight.zero_()
+        model.cont.output.bias.fill_(2.0)
+        model.cost.output.bias.zero_()
+    loss, states, metrics = model.loss(batch, torch.zeros(4, 12, model.rssm.stoch, model.rssm.classes))
+    loss.backward()
+    assert float(metrics['model/cont']) == pytest.approx(np.log1p(np.exp(2.0)) - 2.0 * 45 / 48, rel=1e-5)
+    assert model.cont.output.bias.grad.item() == pytest.approx(1 / (1 + np.exp(-2.0)) - 45 / 48, rel=1e-4)
+    assert float(metrics['model/cost']) == pytest.approx(np.log(255) * (45 + 3 * 10) / 48, rel=1e-5)
+    assert (model.predict_cont(states.feature) == 1.0).all()
+    with torch.no_grad():
+        model.cont.output.bias.fill_(-2.0)
+    assert (model.predict_cont(states.feature) == 0.0).all()
+
+
+def test_imagination_starts_with_the_true_flag_of_its_record(replay, monkeypatch):
+    """The weight of a rollout begins at 1 - is_terminal of the very record that it starts from."""
+    learner = make('behaviour.imagine_starts=20')
+    agent, seen = learner.agent, {}
+    original = agent.imagine
+
+    def spy(start, cont, generator):
+        seen['start'], seen['cont'] = start, cont
+        seen['rollout'] = original(start, cont, generator)
+        return seen['rollout']
+    monkeypatch.setattr(agent, 'imagine', spy)
+    batch = learner.to_device(replay.sample(4, 12, learner.rng))
+    batch['is_terminal'] = torch.rand(4, 12) < 0.5
+    deter = torch.arange(48.0).reshape(4, 12, 1).expand(4, 12, agent.world_model.rssm.deter) / 48
+    stoch = torch.zeros(4, 12, agent.world_model.rssm.stoch * agent.world_model.rssm.classes)
+    states = States(deter, stoch)
+    learner._behaviour(states, states.feature, batch)
+    record = (seen['start'].deter[:, 0] * 48).round().long()
+    assert len(record) == 20 and len(record.unique()) == 20
+    expected = 1.0 - batch['is_terminal'].flatten()[record].float()
+    assert torch.equal(seen['cont'], expected) and 0 < expected.sum() < 20
+    torch.testing.assert_close(seen['rollout'].weight[0], expected)
+
+
+def test_a_baseline_has_a_gradient_of_its_own_but_on_the_first_step():
+    """V(s_t) hangs on the actions before t: an objective with the baseline taken off is another one."""
+    learner = make('behaviour.actor_objective=dynamics')
+    agent, rollout = learner.agent, imagined(learner)
+    value, parameters = agent.v_reward(rollout.feature), list(agent.actor.parameters())
+    for part, moves in ((value[0], False), (value[1:], True)):
+        part = part + 0.0 * sum(p.sum() for p in parameters)
+        gradients = torch.autograd.grad(part.sum(), parameters, retain_graph=True)
+        assert any(g.abs().max() > 1e-6 for g in gradients) == moves
+
+
+@pytest.mark.parametrize(('raw', 'std'), [(-30.0, 0.1), (-2.0, 0.55), (30.0, 1.0)])
+def test_imagined_and_sampled_actions_spread_as_the_policy_says(raw, std):
+    learner = make('behaviour.horizon=9')
+    agent, rssm = learner.agent, learner.agent.world_model.rssm
+    with torch.no_grad():
+        agent.actor.output.weight.zero_()
+        agent.actor.output.bias.copy_(torch.tensor([np.arctanh(0.5)] * 3 + [raw] * 3))
+        deter, stoch = (x.expand(400, -1) for x in rssm.initial_state(1))
+        imagined_action = agent.imagine(States(deter, stoch), torch.ones(400), learner.generator).action
+        feature = torch.zeros(4000, rssm.feature_size)
+        sampled, log_prob = agent.actor.sample(feature, learner.generator)
+    for action in (imagined_action.flatten(0, 1), sampled):
+        assert action.std(0).numpy() == pytest.approx([std] * 3, rel=0.05)
+        assert action.mean(0).numpy() == pytest.approx([0.5] * 3, abs=0.08)
+    normal = -0.5 * ((sampled - 0.5) / std) ** 2 - np.log(std * np.sqrt(2 * np.pi))
+    torch.testing.assert_close(log_prob, normal.sum(-1), rtol=1e-4, atol=1e-3)

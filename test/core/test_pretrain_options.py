@@ -13,8 +13,11 @@ from fosp_core.cli import main
 from fosp_core.data.pack import write_pack
 from fosp_core.deploy.bundle import Bundle, BundleStore
 from fosp_core.deploy.trained_on import known_episodes
+from fosp_core.paths import config_file
 from fosp_core.train import learner, memory
 from fosp_core.train.run_log import RunLog
+
+DEBUG = config_file('preset_debug.yaml')
 
 
 @pytest.fixture(autouse=True)
@@ -60,12 +63,13 @@ def refused(capsys, argv, line):
     (['--holdout', '1'], '--holdout 1: expected more than 0 and less than 1'),
     (['--alpha', '0'], '--alpha 0: expected more than 0 and less than 1'),
     (['--alpha', 'nan'], '--alpha nan: expected more than 0 and less than 1'),
-    (['--steps', '0'], 'preset debug: key train.steps + train.behaviour_steps 0: expected at least 1'),
+    (['--steps', '0'], 'keys train.steps and train.behaviour_steps are 0: nothing to train'),
+    (['--steps', '-1'], f'{DEBUG}: train: key steps is -1, expected 0 to 1000000000'),
     (['--init', 'a', '--world-model', 'b'], '--init and --world-model: expected one of them'),
-    (['--set', 'train.batch=0'], 'preset debug: key train.batch 0: expected at least 1'),
-    (['--set', 'train.length=1'], 'preset debug: key train.length 1: expected at least 2'),
-    (['--set', 'train.save_every=0'], 'preset debug: key train.save_every 0: expected at least 1'),
-    (['--set', 'behaviour.horizon=0'], 'preset debug: key behaviour.horizon 0: expected at least 1'),
+    (['--seed', '-1'], f'{DEBUG}: train: key seed is -1, expected 0 to 4294967295'),
+    (['--set', 'train.batch=0'], f'{DEBUG}: train: key batch is 0, expected 1 to 1000000'),
+    (['--set', 'behaviour.lr=.nan'], f'{DEBUG}: behaviour: key lr is nan, expected 0 to 1'),
+    (['--set', 'network.cnn_multipliers=[1,2]'], f'{DEBUG}: network: key cnn_multipliers has 2 entries, expected 4'),
     (['--version', 'a/b'], "--version 'a/b', expected a word of letters, digits and ._+-"),
     (['--name', ''], "--name '', expected a word of letters, digits and ._+-")])
 def test_pretrain_refuses_before_it_reads(tmp_path, capsys, monkeypatch, options, line):
@@ -113,6 +117,8 @@ def test_two_bundles_of_a_run_and_a_version_that_is_taken(tmp_path, capsys, monk
     monkeypatch.setattr(learner.Learner, 'update', lambda *a: pytest.fail('trained for a name that is taken'))
     refused(capsys, [*argv, '--steps', '4', '--version', 'second'],
             f'{out}/bundle/second: exists already; choose another --version, or remove it')
+    assert main([*argv, '--steps', '4', '--version', 'third', '--set', 'behaviour.lr=0.5']) == 2
+    assert 'state.json: key behaviour.lr is 0.001, this run asks for 0.5; ' in capsys.readouterr().err
     assert [json.loads(line)['step'] for line in open(out / 'metrics.jsonl')] == [2, 3]
 
 

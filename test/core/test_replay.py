@@ -83,6 +83,10 @@ def test_mixed_batches_hold_their_share(tiny, make_episodes):
     rng = np.random.default_rng(1)
     mine, theirs = online.sample(2, 3, rng), offline.sample(6, 3, rng)
     equal(batch, {k: np.concatenate([mine[k], theirs[k]]) for k in mine})
+    for fraction, share in ((0.3, 2), (0.7, 6), (0.0, 0), (1.0, 8)):     # the nearest whole number of windows
+        batch = MixedReplay(offline, online, fraction).sample(8, 3, np.random.default_rng(3))
+        known = {a.tobytes() for e in online.episodes for a in e.action}
+        assert sum(any(a.any() and a.tobytes() in known for a in row[:2]) for row in batch['action']) == share
     empty = Replay(tiny)
     for mixed in (MixedReplay(empty, online), MixedReplay(online, empty)):
         equal(mixed.sample(8, 3, np.random.default_rng(2)), online.sample(8, 3, np.random.default_rng(2)))

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fosp_core.agent.tabular import TABULAR, Transition
+from fosp_core.agent.tabular import TABULAR, Transition, fit
 from fosp_core.agent.tabular_exact import difference, solve
 from fosp_core.config import Config
 
@@ -50,6 +50,40 @@ def test_reachability_of_a_given_policy(seed):
     policy = np.random.default_rng(seed).permuted([[0.25, 0.75]] * 4, axis=1)
     found = difference(problem(seed), 4, 2, config(), policy=policy, steps=250, draws=4)
     assert max(found.values()) < 3e-3, found
+
+
+def lasting(seed: int, states: int = 5, actions: int = 2) -> list[Transition]:
+    """Episodes that end by a rare contact alone: values of hundreds, and p far from 0 and 1."""
+    rng, data = np.random.default_rng(seed), []
+    for s in range(states - 1):
+        for a in range(actions):
+            data += [Transition(s, a, float(rng.integers(0, 4)), 0.0, int(rng.integers(0, states - 1)), False)] * 9
+    return [*data, Transition(0, 0, 0.0, 1.0, states - 1, True)]
+
+
+@pytest.mark.parametrize(('discount', 'tau', 'cost_tau'), [(0.99, 0.5, 0.5), (0.99, 0.999, 0.001), (0.999, 0.9, 0.2)])
+def test_a_discount_near_one_needs_no_sweeps(discount, tau, cost_tau):
+    """Against dynamic programming, which takes tens of thousands of sweeps for it; and the residual says how good."""
+    data, policy = lasting(3), np.full((5, 2), 0.5)
+    settings = config(discount=discount, reach_discount=discount, reward_expectile=tau, cost_expectile=cost_tau)
+    found = fit(data, 5, 2, settings, policy=policy, draws=2)
+    true = solve(data, 5, 2, settings, policy=policy, most=300_000)
+    assert found.sweeps == 0 and found.residual < 1e-8
+    assert np.abs(true.v_reward).max() > 20 and 0.1 < true.reach[0, 0] < 0.99, 'nothing lasts in this problem'
+    used = tuple(np.array([[t.state, t.action] for t in data]).T)
+    for name, near in (('q_reward', 1e-6), ('q_cost', 1e-6), ('reach', 1e-8)):
+        assert getattr(found, name)[used] == pytest.approx(getattr(true, name)[used], abs=near), name
+    for name in ('v_reward', 'v_cost'):
+        assert getattr(found, name)[used[0]] == pytest.approx(getattr(true, name)[used[0]], abs=1e-6), name
+
+
+def test_the_residual_says_when_sweeps_were_too_few():
+    """Pre-alignment is sampled: it is swept, until its residual is below the tolerance or there are no steps left."""
+    loop = [Transition(0, 0, 1.0, 0.0, 0, False)]
+    few, enough = (fit(loop, 1, 1, config(discount=0.9, reach_discount=0.9), policy=np.ones((1, 1)), align=True,
+                        draws=1, steps=steps) for steps in (3, 3000))
+    assert few.sweeps == 3 and few.residual > 0.1 and abs(few.q_reward[0, 0] - 10) > 1
+    assert enough.sweeps < 3000 and enough.residual < 1e-8 and enough.q_reward[0, 0] == pytest.approx(10, abs=1e-6)
 
 
 def test_the_exact_solution_has_the_numbers_known_by_hand():
