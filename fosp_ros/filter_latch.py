@@ -46,17 +46,18 @@ class Latching:
         with self._gate:
             self._estop_service = self._estop_service or service
             self._latch(*latched)
+            self._keep_latch()
         if latched:
             words = ', '.join(reason.word for reason in latched)
             self.get_logger().warning(f'latched since before this start: {words}; see {self.latch_file.path}')
 
     def _latch(self, *reasons: Reason) -> None:
-        """Add to the latch without `decide`, and keep it on the disk; the gate is held."""
+        """Add to the latch without `decide`; the gate is held, and who calls this sends a stop and keeps the latch."""
         latched = tuple(sorted({*self.state.latched, *reasons}, key=lambda reason: reason.rank))
         self.state = dataclasses.replace(self.state, latched=latched, released=False, clean_since=None)
-        self._keep_latch()
 
     def _keep_latch(self) -> None:
+        """Let the latch outlive the process; after the stop has gone out, before anybody is told that it latched."""
         if self.latch_file is not None:
             self.latch_file.put(self.state.latched, self._estop_service)
 
@@ -83,9 +84,11 @@ class Latching:
                 self.witness.event('estop', 'pressed' if pressed else 'released', pressed=pressed)
             if topic or service:
                 self._latch(Reason.ESTOP)
-            if self.active and pressed:
-                self._stop_now()
-            self._keep_latch()
+            try:
+                if self.active and pressed:
+                    self._stop_now()
+            finally:
+                self._keep_latch()
 
     def _on_reset(self, _request, response):
         with self._gate:
