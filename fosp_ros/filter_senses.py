@@ -229,7 +229,8 @@ class Senses:
     @property
     def situation(self) -> Situation:
         """What is measured now."""
-        return Situation(self._measured, *self._joints)
+        age = 0.0 if self._measured is None else self.sources[self._vector].age(time.monotonic())
+        return Situation(self._measured, *self._joints, age)
 
     def ages(self, now: float) -> dict[str, float]:
         """Age of the oldest member of each kind of source, s."""
