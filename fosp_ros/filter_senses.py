@@ -210,7 +210,6 @@ class Senses:
         if begins:
             for frozen in (*self._frozen.values(), *self._still.values()):
                 frozen.reset()
-            self._position = None
         elif position is not None and self._position is not None \
                 and np.linalg.norm(position - self._position - way) > self._limits.max_jump:
             # What it was before goes on being believed: a pose that stays shifted must not be taken for the new truth.
