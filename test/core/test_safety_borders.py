@@ -194,7 +194,8 @@ def test_the_first_ticks_of_an_episode_are_guarded_by_risk_and_not_by_surprise()
     for k in range(SURPRISE_SKIP + 1):
         state = tick(good(), state, 1.3 + 0.1 * k, surprise=99.0)[2]
         counted.append(state.stop_run)
-    assert counted == [0] * SURPRISE_SKIP + [1, 2]
+    assert counted == [0] * SURPRISE_SKIP + [1, 2] and state.record.reason is Reason.SURPRISE_STOP
+    assert (SURPRISE_SKIP, SURPRISE_TICKS) == (2, 2)        # docs/safety.md says: from the fourth record on
     command, reason, _ = tick(good(is_first=True), MOVING, 1.2, risk=np.array([0.9] + [0.1] * (
         len(answer(good(), MOVING).risk) - 1)))
     assert reason is Reason.RISK_SCALED and np.linalg.norm(command) < np.linalg.norm(WANTED)
