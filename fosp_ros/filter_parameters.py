@@ -103,6 +103,7 @@ _WEAKER = {'max_speed': 1, 'max_acceleration': 1, 'workspace_margin': 1, 'joint_
            'pairing_tolerance_s': 1, 'shadow_ticks': -1}
 # A calibration beyond these is reported as weak: the shipped one has level 0.12 and alpha 0.1.
 LAX_LEVEL = 0.5     # risk within which more violations than not may lie
+ARM_PERIODS = 2     # after so many without a command the arm must stand still by itself
 LAX_ALPHA = 0.2     # share of the violations, or of the surprises, that may come unannounced
 
 
@@ -110,6 +111,8 @@ def limits_of(p, contract: Contract) -> FilterLimits:
     """Build the limits from the live parameters and the contract; raise FospError naming what is wrong."""
     return FilterLimits(
         low=contract.action.low, high=contract.action.high, period=contract.period, staleness=contract.staleness_s,
+        # From the measurement to the watchdog's stop; the arm's own timeout counts when the filter itself dies.
+        acts=max(p.watchdog_s, ARM_PERIODS * contract.period),
         max_speed=p.max_speed, max_acceleration=p.max_acceleration, box_low=tuple(p.workspace_low),
         box_high=tuple(p.workspace_high), box_margin=p.workspace_margin, joint_names=tuple(p.joint_names),
         joint_low=tuple(p.joint_low), joint_high=tuple(p.joint_high), joint_speed=tuple(p.joint_speed),

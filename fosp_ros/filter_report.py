@@ -2,17 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the safety filter says of itself: `safety_filter/state` every cycle, `/diagnostics` once a second.
 
-The filter node imports it.
+The filter node imports it, and is made with the mixin Reporting.
 """
 
+import dataclasses
 import math
 import time
 
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from fosp_core.safety.filter import FilterState
 from fosp_core.safety.reasons import Effect, Reason
-from fosp_ros import diagnostics
+from fosp_ros import diagnostics, filter_parameters, qos
 
 VERSIONS_S = 10.0       # how long learner and filter may run different models before it is WARN
 HEARD_S = 3.0           # a report older than that says nothing any more
@@ -97,3 +98,84 @@ def figures(state: FilterState, ages: dict[str, float], compute: diagnostics.Lat
 
 def _numbers(values) -> str:
     return '' if values is None else ' '.join(f'{value:.4f}' for value in values)
+
+
+class Reporting:
+    """The part of the safety filter's node that tells; all that it tells of is the node's."""
+
+    def _begin_reporting(self) -> None:
+        """Make what counts and the topics; called when the node is configured, with the slot open."""
+        self.latency, self.compute = diagnostics.LatencyWindow(), diagnostics.LatencyWindow()
+        self.rate = diagnostics.RateCounter()
+        self.deadline_misses = self.foreign_publishers = 0
+        self._shown: Reason | None = None
+        self.state_out = self.publish_on(DiagnosticStatus, 'safety_filter/state', qos.STATUS)
+        self._remember_state = self.witness.remembered(DiagnosticStatus, self.state_out.topic_name)
+        self.versions = VersionWatch(f'{self.get_namespace().rstrip("/")}/learner')
+        self.listen(DiagnosticArray, '/diagnostics', self.versions.on_report, qos.DIAGNOSTICS)
+        diagnostics.Reporter(self, self._report)
+
+    def _tell_what_is_in_force(self) -> None:
+        """Log the model and whatever guards less than it could."""
+        p, contract = self.p, self.contract
+        self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} ({self.slot.bundle.sha256[:12]}), '
+                               f'contract {contract.name} {contract.hash[:12]}, risk level {self._levels()[0]:.3f}')
+        self._warn_of_calibration()
+        for name in filter_parameters.weakened(p, contract):
+            self.get_logger().warning(f'parameter {name} = {getattr(p, name)} weakens the filter')
+        for name in filter_parameters.idle(p, contract):
+            self.get_logger().warning(f'parameter {name} = {getattr(p, name)} can never act: contract {contract.name} '
+                                      'allows no command beyond it')
+
+    def _publish_state(self, reason: Reason, latency_ms: float = float('nan'), stamp: int | None = None) -> None:
+        line = log_line(reason, self._shown)
+        if line and line[0]:    # two calls: rclpy pins the severity to the line of code that logs
+            self.get_logger().warning(line[1])
+        elif line:
+            self.get_logger().info(line[1])
+        self._shown = reason
+        self._keep_latch()
+        ages = self.senses.ages(time.monotonic())
+        message = state_message(
+            reason, self.state, ages, latency_ms, stamp, version=self.slot.version,
+            candidates=self._scored, deadline_misses=self.deadline_misses, watchdog_fires=self.watchdog.fired,
+            filter_enabled=self.p.filter_enabled, refused_models=self.slot.refused)
+        self.state_out.publish(message)
+        self._remember_state(message)
+        self.witness.tick(reason, self.state, ages, self.senses.situation, self.slot.version, latency_ms, stamp,
+                          self._proposal)
+
+    def _report(self):
+        slot = self.slot
+        weak = filter_parameters.weakened(self.p, self.contract)
+        weak += [f'{name} never acts' for name in filter_parameters.idle(self.p, self.contract) if name not in weak]
+        if slot.bundle is not None:
+            weak += [f'calibration {text}' for text in filter_parameters.lax(slot.bundle.calibration)]
+        foreign = self.count_publishers(self.command_out.topic_name) - 1
+        self.foreign_publishers = max(self.foreign_publishers, foreign)
+        commanders = self.count_publishers(self._command_in)
+        values = {
+            'version': slot.version, 'sha256': slot.bundle.sha256 if slot.bundle else '', 'swaps': slot.swaps,
+            'refused_models': slot.refused, 'last_refusal': slot.refusal, 'rate_hz': f'{self.rate.rate:.2f}',
+            **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
+            'watchdog_alive': self.watchdog.alive, 'weakened': ', '.join(weak),
+            'foreign_publishers': self.foreign_publishers, 'commanders': commanders,
+            'latch_file': str(self.latch_file.path or 'off'), 'latch_file_error': self.latch_file.error,
+            'learner_version': self.versions.version,
+            **figures(self.state, self.senses.ages(time.monotonic()), self.compute),
+            **self.witness.values()}
+        refusal = slot.refusal if slot.refused else ''
+        trouble = [f'audit cannot be written: {self.witness.trouble}'] * bool(self.witness.trouble)
+        trouble += [f'latch cannot be kept: {self.latch_file.error}'] * bool(self.latch_file.error)
+        return *health(self.state.record.reason, weak, foreign, refusal, '; '.join(trouble),
+                       commanders, self.versions.note(slot.version)), values
+
+    def _warn_of_calibration(self) -> None:
+        for text in filter_parameters.lax(self.slot.bundle.calibration):
+            self.get_logger().warning(f'model {self.slot.version}: calibration weakens the filter: {text}')
+
+    def _in_force(self) -> dict:
+        bundle, (level, slow, stop) = self.slot.bundle, self._levels()
+        return {'node': self.get_fully_qualified_name(), 'contract': self.contract.hash, 'model': bundle.version,
+                'sha256': bundle.sha256, 'level': level, 'surprise_slow': slow, 'surprise_stop': stop,
+                'deadline_s': self.p.deadline_s, 'limits': dataclasses.asdict(self.limits)}

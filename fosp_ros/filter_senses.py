@@ -210,7 +210,6 @@ class Senses:
         if begins:
             for frozen in (*self._frozen.values(), *self._still.values()):
                 frozen.reset()
-            self._position = None
         elif position is not None and self._position is not None \
                 and np.linalg.norm(position - self._position - way) > self._limits.max_jump:
             # What it was before goes on being believed: a pose that stays shifted must not be taken for the new truth.
@@ -229,7 +228,8 @@ class Senses:
     @property
     def situation(self) -> Situation:
         """What is measured now."""
-        return Situation(self._measured, *self._joints)
+        age = 0.0 if self._measured is None else self.sources[self._vector].age(time.monotonic())
+        return Situation(self._measured, *self._joints, age)
 
     def ages(self, now: float) -> dict[str, float]:
         """Age of the oldest member of each kind of source, s."""

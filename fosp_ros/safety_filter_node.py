@@ -15,11 +15,9 @@ import time
 import traceback
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import UInt8MultiArray
-from std_srvs.srv import SetBool, Trigger
 
 from fosp_core import paths
 from fosp_core.contract import Contract
@@ -29,11 +27,11 @@ from fosp_core.safety.candidates import candidates
 from fosp_core.safety.filter import FilterInputs, FilterState, ModelOutput
 from fosp_core.safety.limits import apply_limits
 from fosp_core.safety.reasons import Reason
-from fosp_ros import diagnostics, filter_parameters, filter_report, qos
-from fosp_ros.estop import Buttons
+from fosp_ros import filter_parameters, qos
+from fosp_ros.filter_latch import Latching
+from fosp_ros.filter_report import Reporting
 from fosp_ros.filter_senses import Senses
 from fosp_ros.filter_witness import Witness
-from fosp_ros.latch_file import LatchFile
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import message_class, time_of
 from fosp_ros.model_slot import ModelSlot
@@ -55,7 +53,7 @@ def advance(runtime, record):
     return runtime.step(*record)
 
 
-class SafetyFilterNode(ManagedNode):
+class SafetyFilterNode(Latching, Reporting, ManagedNode):
     """Wires topics to Observer, FilterRuntime, `decide` and Watchdog; see the module docstring."""
 
     NAME = 'safety_filter'
@@ -64,16 +62,8 @@ class SafetyFilterNode(ManagedNode):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        # What a cleanup must not forget: the e-stop is heard, and its latch kept, in every state of the lifecycle.
-        self._gate = threading.RLock()      # between the executor and the watchdog's thread
+        self._begin_latching()
         self._sending, self._sent = threading.Lock(), 0
-        self._estop_topic = self._estop_service = False
-        self.state = FilterState.initial(0)
-        self.witness: Witness | None = None
-        self.latch_file: LatchFile | None = None
-        # First of all, as an executor serves in this order.
-        self.buttons = Buttons(self, lambda pressed: self._press(topic=pressed))
-        self.create_service(SetBool, 'safety_filter/estop', self._on_estop_service)
         self.add_on_set_parameters_callback(self._guard_parameters)
 
     def set_up(self) -> None:
@@ -88,15 +78,10 @@ class SafetyFilterNode(ManagedNode):
                               shadow_ticks=p.shadow_ticks)
         self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
         self._command_class = message_class(contract.action.type)
-        self.latency, self.compute = diagnostics.LatencyWindow(), diagnostics.LatencyWindow()
-        self.rate = diagnostics.RateCounter()
-        self.deadline_misses = self.foreign_publishers = 0
-        self._refused_seen, self._shown = 0, None
+        self._refused_seen = 0
 
         self.command_out = self.publish_on(self._command_class, 'command_out', qos.COMMAND)
-        self.state_out = self.publish_on(DiagnosticStatus, 'safety_filter/state', qos.STATUS)
         self._remember_command = self.witness.remembered(self._command_class, self.command_out.topic_name)
-        self._remember_state = self.witness.remembered(DiagnosticStatus, self.state_out.topic_name)
         # The label before the pictures: an executor serves them in this order.
         self._hear(Joy, contract.label_topic, self._on_label, qos.LABEL)
         self._hear(JointState, 'joint_states', self._on_joints, qos.STATE)
@@ -107,21 +92,12 @@ class SafetyFilterNode(ManagedNode):
         self._command_in = self.resolve_topic_name('command_in')
         self._hear(self._command_class, 'command_in', self._on_command, qos.PROPOSALS)
         self.listen(UInt8MultiArray, 'model', self._on_model, qos.LATCHED)
-        self.serve(Trigger, 'safety_filter/reset', self._on_reset)
+        self._serve_reset()
         self._poll = self.every(POLL_S, self._look)
         self._poll.cancel()
-        self.versions = filter_report.VersionWatch(f'{self.get_namespace().rstrip("/")}/learner')
-        self.listen(DiagnosticArray, '/diagnostics', self.versions.on_report, qos.DIAGNOSTICS)
-        diagnostics.Reporter(self, self._report)
+        self._begin_reporting()
         self.watchdog = Watchdog(contract.period, p.watchdog_s, self._watchdog_fired, self._watchdog_failed)
-        self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} ({self.slot.bundle.sha256[:12]}), '
-                               f'contract {contract.name} {contract.hash[:12]}, risk level {self._levels()[0]:.3f}')
-        self._warn_of_calibration()
-        for name in filter_parameters.weakened(p, contract):
-            self.get_logger().warning(f'parameter {name} = {getattr(p, name)} weakens the filter')
-        for name in filter_parameters.idle(p, contract):
-            self.get_logger().warning(f'parameter {name} = {getattr(p, name)} can never act: contract {contract.name} '
-                                      'allows no command beyond it')
+        self._tell_what_is_in_force()
 
     def start(self) -> None:
         """Forget everything but the latch, which a restart must not clear, and begin with stop."""
@@ -149,9 +125,7 @@ class SafetyFilterNode(ManagedNode):
         for part in ('watchdog', 'witness'):
             if getattr(self, part, None) is not None:
                 getattr(self, part).stop()
-        if self.latch_file is not None:
-            self.latch_file.close()
-            self.latch_file = None
+        self._close_latch()
         if getattr(self, 'slot', None) is not None:
             self.slot.close()
 
@@ -159,34 +133,11 @@ class SafetyFilterNode(ManagedNode):
         p, contract = self.p, self.contract
         self.observer = Observer(contract, p.pairing_tolerance_s, p.pairing_wait_s, p.labels)
         self.state = dataclasses.replace(FilterState.initial(contract.action.size), latched=self.state.latched)
-        self.senses = Senses(contract, self.limits, p.position_vector,
-                             self._warn)
+        self.senses = Senses(contract, self.limits, p.position_vector, self._warn)
         self._proposal: tuple[int, list[float]] | None = None
         self._waiting: Observation | None = None
         self._deciding, self._scored = False, 0     # _scored: candidates of the last tick
         self._anew = False      # the recurrent state begins anew with the next tick
-
-    def _recall_latch(self) -> None:
-        """Begin with what an earlier process of this name left latched, beside what this one holds."""
-        self.latch_file = LatchFile(filter_parameters.latch_path(self.p, self.get_fully_qualified_name()),
-                                    self.get_logger().warning)
-        latched, service = self.latch_file.read()
-        with self._gate:
-            self._estop_service = self._estop_service or service
-            self._latch(*latched)
-        if latched:
-            words = ', '.join(reason.word for reason in latched)
-            self.get_logger().warning(f'latched since before this start: {words}; see {self.latch_file.path}')
-
-    def _latch(self, *reasons: Reason) -> None:
-        """Add to the latch without `decide`, and keep it on the disk; the gate is held."""
-        latched = tuple(sorted({*self.state.latched, *reasons}, key=lambda reason: reason.rank))
-        self.state = dataclasses.replace(self.state, latched=latched, released=False, clean_since=None)
-        self._keep_latch()
-
-    def _keep_latch(self) -> None:
-        if self.latch_file is not None:
-            self.latch_file.put(self.state.latched, self._estop_service)
 
     def _hear(self, kind, topic: str, callback, profile) -> None:
         self.listen(kind, topic, self.witness.overhear(kind, self.resolve_topic_name(topic), callback), profile)
@@ -196,28 +147,6 @@ class SafetyFilterNode(ManagedNode):
         self.get_logger().warning(text, throttle_duration_sec=5.0)
 
     # -- what arrives -------------------------------------------------------------------------------------------------
-    def _on_estop_service(self, request, response):
-        self._press(service=bool(request.data))
-        response.success = True
-        response.message = 'stopped; release, then call safety_filter/reset' if request.data else \
-            'released; stays stopped until safety_filter/reset is called'
-        return response
-
-    def _press(self, topic: bool | None = None, service: bool | None = None) -> None:
-        with self._gate:
-            before = self._estop_topic, self._estop_service
-            self._estop_topic = self._estop_topic if topic is None else topic
-            self._estop_service = self._estop_service if service is None else service
-            pressed = self._estop_topic or self._estop_service
-            # The topic is heard several times.
-            if before != (self._estop_topic, self._estop_service) and self.witness is not None:
-                self.witness.event('estop', 'pressed' if pressed else 'released', pressed=pressed)
-            if topic or service:
-                self._latch(Reason.ESTOP)
-            if self.active and pressed:
-                self._stop_now()
-            self._keep_latch()
-
     def _on_label(self, message: Joy) -> None:
         self.observer.put_label(stamp_ns(message), message.axes, message.buttons)
         self._look()
@@ -245,28 +174,6 @@ class SafetyFilterNode(ManagedNode):
 
     def _on_model(self, message: UInt8MultiArray) -> None:
         self.slot.offer(bytes(message.data))
-
-    def _on_reset(self, _request, response):
-        with self._gate:
-            now = time.monotonic()
-            latched = self.state.latched
-            self.state, present = safety.reset(self._inputs(now), self.limits, self.state, now)
-            self._keep_latch()
-            if not present:     # what led to the latch, the arm moved by hand since: the model starts from nothing
-                self._anew = True
-                self.senses.forget()
-                self.state = dataclasses.replace(self.state, ticks_since_first=0)
-        response.success = not present
-        if present:
-            response.message = 'refused, still present: ' + '; '.join(f'{r.word}: {r.advice}' for r in present)
-            if self.buttons.pressed:    # its node may be gone: see what the others say now
-                response.message += f' (e-stop buttons are asked again, {self.buttons.doubt or "a second from now"})'
-                self.buttons.ask()
-        else:
-            response.message = f'cleared: {", ".join(r.word for r in latched) or "nothing was latched"}'
-        self.get_logger().info(f'reset: {response.message}')
-        self.witness.event('reset', response.message, done=response.success)
-        return response
 
     # -- one tick -----------------------------------------------------------------------------------------------------
     def _look(self) -> None:
@@ -420,24 +327,6 @@ class SafetyFilterNode(ManagedNode):
             self._latch(Reason.INTERNAL_FAULT)
             self._publish_state(Reason.INTERNAL_FAULT)
 
-    def _publish_state(self, reason: Reason, latency_ms: float = float('nan'), stamp: int | None = None) -> None:
-        line = filter_report.log_line(reason, self._shown)
-        if line and line[0]:    # two calls: rclpy pins the severity to the line of code that logs
-            self.get_logger().warning(line[1])
-        elif line:
-            self.get_logger().info(line[1])
-        self._shown = reason
-        self._keep_latch()
-        ages = self.senses.ages(time.monotonic())
-        message = filter_report.state_message(
-            reason, self.state, ages, latency_ms, stamp, version=self.slot.version,
-            candidates=self._scored, deadline_misses=self.deadline_misses, watchdog_fires=self.watchdog.fired,
-            filter_enabled=self.p.filter_enabled, refused_models=self.slot.refused)
-        self.state_out.publish(message)
-        self._remember_state(message)
-        self.witness.tick(reason, self.state, ages, self.senses.situation, self.slot.version, latency_ms, stamp,
-                          self._proposal)
-
     # -- the model, the parameters and the report ---------------------------------------------------------------------
     def _swap(self) -> None:
         if self.slot.refused != self._refused_seen:
@@ -453,47 +342,11 @@ class SafetyFilterNode(ManagedNode):
             self._warn_of_calibration()
             self.witness.model_changed(self.slot.version)
 
-    def _warn_of_calibration(self) -> None:
-        for text in filter_parameters.lax(self.slot.bundle.calibration):
-            self.get_logger().warning(f'model {self.slot.version}: calibration weakens the filter: {text}')
-
-    def _in_force(self) -> dict:
-        bundle, (level, slow, stop) = self.slot.bundle, self._levels()
-        return {'node': self.get_fully_qualified_name(), 'contract': self.contract.hash, 'model': bundle.version,
-                'sha256': bundle.sha256, 'level': level, 'surprise_slow': slow, 'surprise_stop': stop,
-                'deadline_s': self.p.deadline_s, 'limits': dataclasses.asdict(self.limits)}
-
     def _guard_parameters(self, parameters) -> SetParametersResult:
         if self.active and any(p.name == 'filter_enabled' for p in parameters):
             return SetParametersResult(successful=False, reason='parameter filter_enabled: weakens the protection, so '
                                                                 'it cannot be changed while active; deactivate first')
         return SetParametersResult(successful=True)
-
-    def _report(self):
-        slot = self.slot
-        weak = filter_parameters.weakened(self.p, self.contract)
-        weak += [f'{name} never acts' for name in filter_parameters.idle(self.p, self.contract) if name not in weak]
-        if slot.bundle is not None:
-            weak += [f'calibration {text}' for text in filter_parameters.lax(slot.bundle.calibration)]
-        foreign = self.count_publishers(self.command_out.topic_name) - 1
-        self.foreign_publishers = max(self.foreign_publishers, foreign)
-        commanders = self.count_publishers(self._command_in)
-        values = {
-            'version': slot.version, 'sha256': slot.bundle.sha256 if slot.bundle else '', 'swaps': slot.swaps,
-            'refused_models': slot.refused, 'last_refusal': slot.refusal, 'rate_hz': f'{self.rate.rate:.2f}',
-            **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
-            'watchdog_alive': self.watchdog.alive, 'weakened': ', '.join(weak),
-            'foreign_publishers': self.foreign_publishers, 'commanders': commanders,
-            'latch_file': str(self.latch_file.path or 'off'), 'latch_file_error': self.latch_file.error,
-            'learner_version': self.versions.version,
-            **filter_report.figures(self.state, self.senses.ages(time.monotonic()), self.compute),
-            **self.witness.values()}
-        refusal = slot.refusal if slot.refused else ''
-        trouble = [f'audit cannot be written: {self.witness.trouble}'] * bool(self.witness.trouble)
-        trouble += [f'latch cannot be kept: {self.latch_file.error}'] * bool(self.latch_file.error)
-        return *filter_report.health(self.state.record.reason, weak, foreign, refusal, '; '.join(trouble),
-                                     commanders, self.versions.note(slot.version)), values
-
 
 def main(args: list[str] | None = None) -> int:
     """Run the safety filter process."""

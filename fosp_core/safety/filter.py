@@ -322,9 +322,10 @@ def _command(inputs: FilterInputs, output: ModelOutput | None, level: float, lim
 
 
 def _ramp(limits: FilterLimits, state: FilterState, now: float) -> float:
+    """Return the part of the speed that is allowed; 1 and more: all of it."""
     if limits.ramp <= 0:
         return 1.0
-    return min(1.0, RAMP_START + (1.0 - RAMP_START) * (now - state.resumed_at) / limits.ramp)
+    return RAMP_START + (1.0 - RAMP_START) * (now - state.resumed_at) / limits.ramp
 
 
 def _finish(command: np.ndarray, rules: tuple[Reason, ...], inputs: FilterInputs, output: ModelOutput | None,
@@ -332,7 +333,7 @@ def _finish(command: np.ndarray, rules: tuple[Reason, ...], inputs: FilterInputs
             level: float | None = None) -> tuple[np.ndarray, Reason, FilterState]:
     """Write the record of this tick and count."""
     reason = most_restrictive(rules)
-    nominal = None if inputs.proposal is None else checked_command(inputs.proposal, len(command))
+    nominal = checked_command(inputs.proposal, len(command))
     known = output is not None and output.risk.ndim == 1 and len(output.risk) > 0
     record = Record(reason=reason, rules=rules, nominal=None if nominal is None else tuple(map(float, nominal)),
                     sent=tuple(map(float, command)), risk=float(output.risk[index]) if known and index is not None

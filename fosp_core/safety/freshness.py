@@ -41,11 +41,10 @@ class Source:
         elif self._stamp is not None and stamp < self._stamp:
             self.repeated += 1      # out of order: older than what is known
             return False
-        waited = now - self._arrival if math.isfinite(self._arrival) else 0.0
         if self._base is None:
             self._base, self._least = (stamp, now), 0.0
         lag = (now - self._base[1]) - (stamp - self._base[0])
-        self._least = min(self._least + DRIFT * waited, lag)
+        self._least = min(self._least + DRIFT * (now - self._arrival), lag)
         self._delay = lag - self._least
         self._stamp, self._arrival = stamp, now
         self.count += 1

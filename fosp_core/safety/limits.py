@@ -29,6 +29,7 @@ class FilterLimits:
     high: tuple[float, ...]
     period: float                               # control period, s
     staleness: float                            # s after which an input is stale
+    acts: float = 0.2                           # s for which a command may act before the stop that replaces it
     max_speed: float = 0.42                     # m/s, Euclidean norm
     max_acceleration: float = 4.0               # m/s^2
     box_low: tuple[float, ...] = ()             # m
@@ -59,6 +60,8 @@ class FilterLimits:
                 raise FospError(f'limit {field.name} is {value}, expected finite numbers')
             if not isinstance(value, tuple) and (value < 0 or (value == 0 and field.name in _POSITIVE)):
                 raise FospError(f'limit {field.name} is {value}, expected a positive number')
+        if self.acts < self.period:
+            raise FospError(f'limit acts is {self.acts}, expected at least the period {self.period}')
         if self.alert_factor > 1:
             raise FospError(f'limit alert_factor is {self.alert_factor}, expected 0 to 1')
         n, joints = len(self.low), len(self.joint_names)
@@ -85,11 +88,15 @@ _POSITIVE = ('period', 'staleness', 'max_speed', 'max_acceleration')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Situation:
-    """What is measured: position (A,) m, joint positions and speeds (J,) in the order of `joint_names`, or None."""
+    """What is measured: position (A,) m, joint positions and speeds (J,) in the order of `joint_names`, or None.
+
+    age: seconds since the position was measured, during which the arm has followed the last command.
+    """
 
     position: np.ndarray | None = None
     joint_position: np.ndarray | None = None
     joint_velocity: np.ndarray | None = None
+    age: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +128,8 @@ def _workspace(command, limits, situation, last):
         return command
     if situation.position is None or not np.isfinite(situation.position).all():
         return np.zeros_like(command)
-    room_low = (np.array(limits.box_low) - situation.position) / limits.period
-    room_high = (np.array(limits.box_high) - situation.position) / limits.period
+    here = situation.position + last * min(situation.age, limits.acts)
+    room_low, room_high = ((np.array(wall) - here) / limits.acts for wall in (limits.box_low, limits.box_high))
     # Entry by entry, so that the arm slides along a wall; outside the box only the way back is open.
     return np.clip(command, np.minimum(room_low, 0.0), np.maximum(room_high, 0.0))
 

@@ -44,7 +44,7 @@ def test_no_limit_is_ever_exceeded(command, situation, last):
     sent, _ = limited(command, situation, last)
     assert (np.abs(sent) <= 0.25 + 1e-9).all()
     assert np.linalg.norm(sent) <= 0.3 + 1e-9
-    ahead = situation.position + 0.1 * sent
+    ahead = situation.position + 0.2 * sent
     for axis, low, high in zip(range(3), LIMITS.box_low, LIMITS.box_high):
         assert ahead[axis] <= max(high, situation.position[axis]) + 1e-9
         assert ahead[axis] >= min(low, situation.position[axis]) - 1e-9
@@ -69,6 +69,29 @@ def test_limits_only_take_away_and_are_idempotent(command, situation, last):
     assert not limited(ZERO, situation, last)[0].any()  # a stop is always allowed
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2 ** 32 - 1))
+def test_no_command_takes_the_arm_out_of_the_box_however_long_it_acts(seed):
+    """An arm that follows each command until the next one, or for two periods when none comes (the filter was killed).
+
+    The measurement is up to a deadline old when the command begins to act.
+    """
+    rng = np.random.default_rng(seed)
+    low, high = np.array(LIMITS.box_low), np.array(LIMITS.box_high)
+    position, last = rng.uniform(low, high), ZERO
+    for _ in range(60):
+        age = rng.uniform(0.0, 0.07)
+        situation = Situation(position, np.zeros(2), np.zeros(2), age)
+        command, _ = limited(rng.uniform(-1, 1, 3) * rng.choice([0.25, 2.0]), situation, last)
+        position = position + age * last                # until the command begins to act
+        assert (position >= low - 1e-9).all() and (position <= high + 1e-9).all()
+        if rng.random() < 0.3:                          # nothing comes any more: stop, and begin anew
+            position, last = position + 0.2 * command, ZERO
+        else:                                           # until the next measurement
+            position, last = position + (0.1 - age) * command, command
+        assert (position >= low - 1e-9).all() and (position <= high + 1e-9).all()
+
+
 @pytest.mark.parametrize(('command', 'situation', 'last', 'expected', 'acted'), [
     ((0.1, 0, 0), AT_REST, (0, 0, 0), (0.1, 0, 0), ()),
     ((0.5, 0.1, 0), AT_REST, (0.2, 0, 0), (0.25, 0.05, 0), (Reason.LIMIT_RANGE,)),
@@ -78,8 +101,14 @@ def test_limits_only_take_away_and_are_idempotent(command, situation, last):
     ((0, 0.25, 0), AT_REST, (0.25, 0, 0), (0, 0.2, 0), (Reason.LIMIT_ACCELERATION,)),
     ((-0.25, 0, 0), AT_REST, (0.25, 0, 0), (-0.2, 0, 0), (Reason.LIMIT_ACCELERATION,)),
     ((0, 0, 0), AT_REST, (0.25, 0, 0), (0, 0, 0), ()),                      # braking is free
-    ((0.2, 0, -0.1), Situation(np.array([0.69, 0, 0.2]), np.zeros(2), np.zeros(2)), (0.2, 0, -0.1), (0.1, 0, -0.1),
+    ((0.2, 0, -0.1), Situation(np.array([0.68, 0, 0.2]), np.zeros(2), np.zeros(2)), (0.2, 0, -0.1), (0.1, 0, -0.1),
      (Reason.LIMIT_WORKSPACE,)),                                            # slides along the wall
+    ((0.2, 0, 0), Situation(np.array([0.66, 0, 0.2]), np.zeros(2), np.zeros(2), 0.05), (0.2, 0, 0), (0.15, 0, 0),
+     (Reason.LIMIT_WORKSPACE,)),                                            # 0.05 s of the last command have passed
+    ((0.2, 0, 0), Situation(np.array([0.5, 0, 0.2]), np.zeros(2), np.zeros(2), 9.0), (0.2, 0, 0), (0.2, 0, 0),
+     ()),                                                                   # it acted for 0.2 s at most
+    ((0.2, 0, 0), Situation(np.array([0.72, 0, 0.2]), np.zeros(2), np.zeros(2), 0.1), (-0.2, 0, 0), (0, 0, 0),
+     (Reason.LIMIT_WORKSPACE,)),                                            # back at the wall, and no room
     ((0.1, 0, 0), Situation(np.array([0.72, 0, 0.2]), np.zeros(2), np.zeros(2)), (0, 0, 0), (0, 0, 0),
      (Reason.LIMIT_WORKSPACE,)),
     ((-0.1, 0, 0), Situation(np.array([0.72, 0, 0.2]), np.zeros(2), np.zeros(2)), (0, 0, 0), (-0.1, 0, 0), ()),
@@ -148,7 +177,8 @@ def test_measured_faults_have_a_margin():
 
 @pytest.mark.parametrize('change', [
     {'max_speed': float('nan')}, {'max_speed': 0.0}, {'max_acceleration': -1.0}, {'staleness': float('inf')},
-    {'period': 0.0}, {'low': (0.1, -1, -1)}, {'high': (1.0,)}, {'box_low': (0, 0)}, {'box_low': (1.0, 1.0, 1.0)},
+    {'period': 0.0}, {'acts': 0.0}, {'acts': 0.09}, {'low': (0.1, -1, -1)}, {'high': (1.0,)}, {'box_low': (0, 0)},
+    {'box_low': (1.0, 1.0, 1.0)},
     {'joint_names': ('a',)}, {'joint_low': (3.0, 0.0)}, {'joint_speed': (0.0, 1.0)}, {'release': -0.1},
     {'box_high': (float('inf'), 1, 1)}, {'alert_factor': 1.1}, {'alert_hold': -1.0}])
 def test_limits_that_limit_nothing_are_refused(change):

@@ -1,9 +1,9 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The filter's process with two hooks, for faults that no message can cause: a slow model and a wall clock that is set.
+"""The filter's process with hooks for faults that no message can cause: slow model, slow disk, wall clock that is set.
 
-The file named by FOSP_TEST_HOOKS holds `delay=<s>` (the model takes so much longer) and `wall=<s>` (what Python's wall
-clock is off by); it is read on every tick.
+The file named by FOSP_TEST_HOOKS holds `delay=<s>` (the model takes so much longer), `disk=<s>` (so does the disk under
+the latch) and `wall=<s>` (what Python's wall clock is off by); it is read on every tick.
 """
 
 import os
@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 from fosp_core.deploy.runtime import FilterRuntime
+from fosp_core.io import atomic_write_bytes
+from fosp_ros import latch_file
 from fosp_ros.lifecycle import spin_node
 from fosp_ros.safety_filter_node import SafetyFilterNode
 
@@ -36,11 +38,17 @@ class SlowRuntime(FilterRuntime):
         return super().step(*arguments, **options)
 
 
+def slow_write(path, data):
+    time.sleep(hook('disk'))
+    atomic_write_bytes(path, data)
+
+
 class HookedFilter(SafetyFilterNode):
     make_runtime = staticmethod(SlowRuntime)
 
 
 if __name__ == '__main__':
     time.time = lambda: wall() + hook('wall')
+    latch_file.atomic_write_bytes = slow_write
     time.time_ns = lambda: wall_ns() + round(1e9 * hook('wall'))
     sys.exit(spin_node(HookedFilter))

@@ -239,7 +239,7 @@ class Stand:
                 continue
             where = cell.where.get(sent.stamp)
             assert where is not None, f'{sent} moves and answers no picture that was shown'
-            ahead = where + v * PERIOD_S
+            ahead = where + v * 2 * PERIOD_S        # for so long the arm follows it when nothing else comes
             assert (ahead >= BOX[0] - 1e-6).all() and (ahead <= BOX[1] + 1e-6).all(), (sent, where)
             if before is not None and before.sequence is not None and sent.sequence == before.sequence + 1:
                 u = before.command      # braking is free: within reach of some shortened last command

@@ -77,6 +77,8 @@ def test_a_limit_that_can_never_act_is_named(change, names):
 def test_the_default_limits_act_within_the_range_of_the_contract():
     p = types.SimpleNamespace(**{**DEFAULT, 'joint_names': [], 'joint_low': [], 'joint_high': [], 'joint_speed': []})
     limits, corner = limits_of(p, CONTRACT), np.array(CONTRACT.action.high, float)
+    assert limits.acts == 0.2       # two periods, in which the arm stops by itself; else until the watchdog's stop
+    assert limits_of(types.SimpleNamespace(**{**vars(p), 'watchdog_s': 0.5}), CONTRACT).acts == 0.5
     middle = Situation((np.array(p.workspace_low) + p.workspace_high) / 2)
     assert apply_limits(corner, limits, middle, 0.9 * corner)[1] == (Reason.LIMIT_SPEED,)
     assert Reason.LIMIT_ACCELERATION in apply_limits(corner, limits, middle, -corner)[1]

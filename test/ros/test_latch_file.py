@@ -3,6 +3,9 @@
 """The latch outlives cleanup and the death of the process, and only a reset ends it."""
 
 import json
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
@@ -13,8 +16,9 @@ from ros_rig import wait_for
 from std_srvs.srv import SetBool, Trigger
 
 from fosp_core.safety.reasons import Reason
+from fosp_ros import latch_file
 from fosp_ros.filter_parameters import latch_path
-from fosp_ros.latch_file import LatchFile
+from fosp_ros.latch_file import LatchFile, memory_path
 from fosp_ros.safety_filter_node import SafetyFilterNode
 
 
@@ -46,6 +50,12 @@ def test_a_file_that_cannot_be_understood_is_a_latched_fault_until_reset(tmp_pat
     file.put((), False)
     gone(path)
     file.close()
+    memory_path(path).write_bytes(content)
+    file = LatchFile(path, lines.append)
+    assert file.read() == ((Reason.INTERNAL_FAULT,), False) and str(memory_path(path)) in lines[1]
+    file.put((), False)
+    assert not memory_path(path).exists()
+    file.close()
 
 
 def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path, monkeypatch):
@@ -60,6 +70,89 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path, monkeypatch)
     (tmp_path / 'file').unlink()
     wait_for(lambda: not file.error and file.path.exists(), 2.0, 'the file')
     file.close()
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """A disk that takes nothing until the event is set."""
+    free, write = threading.Event(), latch_file.atomic_write_bytes
+
+    def wait(path, data):
+        assert free.wait(10.0)
+        write(path, data)
+    monkeypatch.setattr(latch_file, 'atomic_write_bytes', wait)
+    yield free
+    free.set()
+
+
+def test_the_next_process_knows_what_a_slow_disk_does_not_know_yet(tmp_path, slow_disk):
+    path = tmp_path / 'latch.json'
+    first = LatchFile(path, pytest.fail)
+    begin = time.monotonic()
+    first.put((Reason.ESTOP,), True)
+    assert time.monotonic() - begin < 0.5 and not path.exists()
+    assert memory_path(path).stat().st_mode & 0o777 == 0o600
+    second = LatchFile(path, pytest.fail)       # as after kill -9 of the first
+    assert second.read() == ((Reason.ESTOP,), True)
+    slow_disk.set()
+    second.close()
+    assert json.loads(path.read_bytes())['latched'] == ['estop']        # the second one saw to it
+    assert not memory_path(path).exists()       # closed in good order: the disk has it
+    first.close()
+
+
+def test_memory_and_disk_add_up_and_a_reset_that_the_disk_does_not_know_yet_is_none(tmp_path, slow_disk):
+    path = tmp_path / 'latch.json'
+    slow_disk.set()
+    first = LatchFile(path, pytest.fail)
+    first.put((Reason.OUT_OF_DISTRIBUTION,), True)
+    wait_for(path.exists, 2.0, 'the file')
+    slow_disk.clear()
+    first.put((Reason.ESTOP,), False)       # the disk still says the other
+    assert LatchFile(path, pytest.fail).read() == ((Reason.ESTOP, Reason.OUT_OF_DISTRIBUTION), True)
+    first.put((), False)
+    assert not memory_path(path).exists()
+    assert LatchFile(path, pytest.fail).read() == ((Reason.OUT_OF_DISTRIBUTION,), True)
+    slow_disk.set()
+    gone(path)
+    first.close()
+
+
+def test_a_process_that_dies_right_after_it_latched_has_kept_it(tmp_path):
+    path = tmp_path / 'latch.json'
+    child = subprocess.run([sys.executable, '-c', f"""
+import os, pathlib, signal, time
+from fosp_core.safety.reasons import Reason
+from fosp_ros import latch_file
+latch_file.atomic_write_bytes = lambda *a: time.sleep(60)
+latch_file.LatchFile(pathlib.Path({str(path)!r}), print).put((Reason.ESTOP,), True)
+os.kill(os.getpid(), signal.SIGKILL)"""], check=False)
+    assert child.returncode == -9 and not path.exists()
+    file = LatchFile(path, pytest.fail)
+    assert file.read() == ((Reason.ESTOP,), True)
+    file.put((), False)
+    file.close()
+    assert not memory_path(path).exists()
+
+
+def test_a_memory_that_refuses_is_told_and_the_disk_has_it_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(latch_file, 'MEMORY', tmp_path / 'nowhere')
+    lines = []
+    file = LatchFile(tmp_path / 'latch.json', lines.append)
+    file.put((Reason.ESTOP,), False)
+    wait_for(file.path.exists, 2.0, 'the file')
+    assert 'nowhere' in file.error and len(lines) == 1
+    file.close()
+
+
+def test_what_the_disk_refused_stays_in_memory(tmp_path):
+    (tmp_path / 'file').write_text('in the way')
+    file = LatchFile(tmp_path / 'file' / 'latch.json', [].append)
+    file.put((Reason.ESTOP,), False)
+    wait_for(lambda: file.error, 2.0, 'the error')
+    file.close()
+    assert memory_path(file.path).exists()
+    memory_path(file.path).unlink()
 
 
 def test_off_keeps_nothing():
@@ -116,6 +209,43 @@ def test_a_press_latches_while_the_filter_is_not_active(filters, configured):
     node.trigger_activate()
     assert node.active and node.state.latched == (Reason.ESTOP,)
     assert reset(node).success
+
+
+def test_the_stop_goes_out_first_then_the_latch_is_kept_then_it_is_told(filters, monkeypatch):
+    node = filters()
+    assert node.bring_up()
+    order = []
+
+    def watch(owner, name):
+        original = getattr(owner, name)
+
+        def noted(*values):
+            order.append((owner, values))
+            return original(*values)
+        monkeypatch.setattr(owner, name, noted)
+    watch(node.command_out, 'publish')
+    watch(node.latch_file, 'put')
+    watch(node.state_out, 'publish')
+    with node._gate:        # the watchdog's stops wait
+        order.clear()
+        press(node, True)
+        owners = [owner for owner, _ in order]
+        kept = next(k for k, (owner, values) in enumerate(order) if owner is node.latch_file)
+        assert order[kept][1] == ((Reason.ESTOP,), True)
+        assert owners.index(node.command_out) < kept < owners.index(node.state_out)
+        order.clear()
+        node._internal_fault(RuntimeError('a test'))
+        owners = [owner for owner, _ in order]
+        assert owners.index(node.command_out) < owners.index(node.latch_file) < owners.index(node.state_out)
+
+
+def test_a_stop_that_cannot_be_sent_is_a_latch_all_the_same(filters, monkeypatch, tmp_path):
+    node = filters()
+    assert node.bring_up()
+    monkeypatch.setattr(node, '_send', lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        press(node, True)
+    assert LatchFile(tmp_path / 'latch.json', pytest.fail).read() == ((Reason.ESTOP,), True)
 
 
 def test_the_next_process_comes_up_latched_with_the_causes_of_the_last_one(filters, tmp_path):
