@@ -99,6 +99,8 @@ class Contract:
     vectors: tuple[VectorSpec, ...]
     action: ActionSpec
     label_topic: str = 'label'
+    # Where foreign bags have all this (`fosp_core.data.import_spec`): no part of what it means, nor of the hash.
+    imports: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def period(self) -> float:
@@ -112,7 +114,8 @@ class Contract:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != 'imports'}
+        return json.loads(json.dumps(plain, default=dataclasses.asdict))
 
     @property
     def hash(self) -> str:
@@ -151,7 +154,10 @@ class Contract:
         except (TypeError, ValueError, AttributeError) as error:
             raise ContractError(f'{where}: {error}') from None
         contract._check(where)
-        return contract
+        if 'import' not in data:
+            return contract
+        from fosp_core.data.import_spec import parse  # late: robots have no such section
+        return dataclasses.replace(contract, imports=parse(data['import'], contract, where))
 
     @classmethod
     def load(cls, path: Path | str) -> 'Contract':

@@ -167,9 +167,16 @@ def _values(message, fields: tuple[str, ...], where: str) -> np.ndarray:
 
 
 def _action(contract: Contract, message, where: str) -> np.ndarray:
+    return executed(contract, _values(message, contract.action.fields, where), where)
+
+
+def executed(contract: Contract, values: np.ndarray, where: str, names: tuple[str, ...] = ()) -> np.ndarray:
+    """Return an executed command, in the contract's unit, as float32 in [-1, 1].
+
+    Beyond the limits by a little it is cut; beyond that DataError, with the field's name (`names`: in the message).
+    """
     action = contract.action
-    values = _values(message, action.fields, where)
-    for path, value, low, high in zip(action.fields, values, action.low, action.high):
+    for path, value, low, high in zip(names or action.fields, values, action.low, action.high):
         slack = _TOLERANCE * (high - low)
         if not low - slack <= value <= high + slack:
             raise DataError(f'{where}: field {path} is {value:g}, expected {low:g} to {high:g} {action.unit}')
