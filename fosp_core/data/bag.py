@@ -9,7 +9,6 @@ optional.
 
 import collections
 import contextlib
-import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -23,26 +22,11 @@ from fosp_core.data import mcap_crc, messages
 from fosp_core.data.bag_writer import METADATA_VERSION, SIDECAR, STORAGES, BagWriter  # noqa: F401 - all of bags is here
 from fosp_core.data.cdr import blank, deserialise, typestore  # noqa: F401
 from fosp_core.data.episode import Episode
-from fosp_core.data.joiner import EpisodeAssembler, JoinCounts, StepJoiner, kinds
+from fosp_core.data.import_report import ImportReport
+from fosp_core.data.joiner import EpisodeAssembler, StepJoiner, kinds
 from fosp_core.errors import ContractError, DataError
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass
-class ImportReport:
-    """What the importer met, summed over the bags; filled by `read_episodes`."""
-
-    counts: JoinCounts = dataclasses.field(default_factory=JoinCounts)
-    episodes: int = 0
-    gaps: int = 0       # times at which an episode was cut by missing steps
-    short: int = 0      # single steps that make no episode
-
-    def text(self) -> str:
-        """One line for people."""
-        c = self.counts
-        return (f'{c.steps} steps in {self.episodes} episodes; {c.lost} steps lost, {c.doubled} messages doubled, '
-                f'{c.reordered} reordered, {c.mismatched} stamps incomplete, {self.gaps} gaps, {c.restarts} restarts')
 
 
 def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, namespace: str | None = None,
@@ -68,25 +52,45 @@ def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, 
     """
     report = ImportReport() if report is None else report
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        path = Path(path)
-        joiner, assembler = StepJoiner(contract), EpisodeAssembler(contract)
-        own = ImportReport(joiner.counts)
+        path, own = Path(path), ImportReport()
         meta = _Sidecar(path)
-        for episode in _episodes(path, contract, namespace, joiner, assembler):
+        foreign = contract.imports is not None and not has_replay(path, contract)
+        for episode in (_foreign if foreign else _own)(path, contract, namespace, own):
             if not own.episodes:
                 meta.check(contract)  # not earlier: what a message cannot be read as says more than a hash
             episode.meta = {**meta.of(episode), **episode.meta}
             episode.validate(contract, f'{path}: episode {own.episodes}')
             own.episodes += 1
             yield episode
-        own.gaps, own.short = assembler.gaps, assembler.short
         if not own.episodes:
-            raise DataError(f'{path}: no complete episode; {own.text()}')
+            raise DataError('; '.join([f'{path}: no complete episode', own.text(), *own.lines()]))
         if not (own.counts.clean and not own.gaps):
             _log.warning('%s: %s', path, own.text())
-        report.counts += own.counts
-        report.episodes, report.gaps = report.episodes + own.episodes, report.gaps + own.gaps
-        report.short += own.short
+            for line in own.lines():
+                _log.warning('%s', line)
+        report.add(own)
+
+
+def has_replay(path: Path, contract: Contract) -> bool:
+    """True when a bag holds replay topics: its records are joined by their very stamps, not resampled."""
+    with open_bag(path) as reader:
+        there = {c.topic for c in reader.connections}
+    ends = [f'/{messages.topic(kind)}' for kind in kinds(contract)]
+    return any(t.endswith(ends[0]) and all(t[:-len(ends[0])] + end in there for end in ends) for t in there)
+
+
+def _foreign(path: Path, contract: Contract, namespace: str | None, report: ImportReport) -> Iterator[Episode]:
+    from fosp_core.data.raw_import import RawImport
+    with open_bag(path) as reader:
+        bag = RawImport(path, reader, contract, report, namespace)
+        yield from bag.episodes(stored_messages(path, reader, bag.connections))
+
+
+def _own(path: Path, contract: Contract, namespace: str | None, report: ImportReport) -> Iterator[Episode]:
+    joiner, assembler = StepJoiner(contract), EpisodeAssembler(contract)
+    report.counts = joiner.counts
+    yield from _episodes(path, contract, namespace, joiner, assembler)
+    report.gaps, report.short = assembler.gaps, assembler.short
 
 
 def _episodes(path, contract, namespace, joiner: StepJoiner, assembler: EpisodeAssembler) -> Iterator[Episode]:
@@ -125,29 +129,55 @@ def read_messages(path: Path | str, contract: Contract, namespace: str | None = 
 
 def _decode(path, contract: Contract, reader: Reader, of: dict[str, str]) -> Iterator[tuple]:
     connections = [c for c in reader.connections if c.topic in of]
-    stream = reader.messages(connections=connections)
-    missing = collections.Counter()
-    for connection in connections:
-        missing[connection.topic] += connection.msgcount
-    while True:
-        try:
-            connection, received, raw = next(stream)
-        except StopIteration:
-            break
-        except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
-            raise DataError(f'{path}: damaged storage: {_line(error)}') from None
+    for connection, received, raw in stored_messages(path, reader, connections):
         try:
             message = deserialise(raw, connection.msgtype)
         except Exception as error:  # noqa: BLE001
             raise DataError(f'{path}: {connection.topic}, received at {received}: not a {connection.msgtype}: '
                             f'{_line(error)}') from None
         kind = of[connection.topic]
-        missing[connection.topic] -= 1
         yield kind, *messages.payload(contract, kind, message, f'{path}: {connection.topic}')
+
+
+def stored_messages(path, reader: Reader, connections: list) -> Iterator[tuple]:
+    """Yield (connection, time of receipt in ns, bytes) in the order of the bag.
+
+    Raises
+    ------
+    DataError
+        Naming where: the byte and the message before, for damaged storage; the topic, for messages that are missing
+        against what the bag says of itself.
+
+    """
+    missing = collections.Counter()
+    for connection in connections:
+        missing[connection.topic] += connection.msgcount
+    storages = getattr(reader.storage, 'storages', [reader.storage])
+    opened = [_byte(storage) for storage in storages]
+    stream, last, n = reader.messages(connections=connections), None, 0
+    while True:
+        try:
+            last = connection, received, raw = next(stream)
+        except StopIteration:
+            break
+        except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
+            after = f'after message {n}, {last[0].topic} received at {last[1]}' if last else 'before the first message'
+            now = [(s.path.name, _byte(s)) for s, at in zip(storages, opened) if _byte(s) != at]
+            where = f' near byte {now[-1][1]} of {now[-1][0]}' if now else ''
+            raise DataError(f'{path}: damaged storage {after}{where}: {_line(error)}') from None
+        n += 1
+        missing[connection.topic] -= 1
+        yield connection, received, raw
     for topic, count in missing.items():
         if count:
             raise DataError(f'{path}: {topic} has {-count:+d} messages against what the bag says of itself: '
                             f'truncated or damaged')
+
+
+def _byte(storage) -> int | None:
+    """Where an MCAP file is being read; None for others."""
+    bio = getattr(storage, 'bio', None)
+    return None if bio is None else bio.tell()
 
 
 @contextlib.contextmanager
@@ -161,8 +191,11 @@ def open_bag(path: Path | str) -> Iterator[Reader]:
         hint = f'has {", ".join(storages)}: the recording was not closed; try `ros2 bag reindex`' if storages \
             else 'expected a rosbag2 folder'
         raise DataError(f'{path}: metadata.yaml is missing ({hint})')
-    for file in sorted(path.glob('*.db3')) if path.is_dir() else [path]:
-        _whole_sqlite(file)
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.suffix == '.db3':
+            _whole_sqlite(file)
+        elif file.suffix == '.mcap':
+            mcap_crc.check(file)
     try:
         reader = Reader(path)
         reader.open()
@@ -205,7 +238,10 @@ def find_topics(path: Path | str, reader: Reader, contract: Contract, namespace:
         prefix = f'/{namespace.strip("/")}' if namespace.strip('/') else ''
     topics = {kind: prefix + end for kind, end in ends.items()}
     if missing := [t for t in topics.values() if t not in there]:
-        raise DataError(f'{path}: no topic {", ".join(missing)}; the bag has {", ".join(sorted(there)) or "no topics"}')
+        hint = '' if contract.imports else (' (for other topics the contract needs a section `import`: '
+                                            'docs/how-to/import-a-bag.md)')
+        raise DataError(f'{path}: no topic {", ".join(missing)}; the bag has '
+                        f'{", ".join(sorted(there)) or "no topics"}{hint}')
     for kind, msgtype in messages.types(contract).items():
         for connection in (c for c in reader.connections if c.topic == topics[kind]):
             if connection.msgtype != msgtype:

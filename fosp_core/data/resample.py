@@ -5,7 +5,7 @@
 The first camera leads. Its pictures are picked near the beats of the control period; each picked picture is a record,
 and the other topics are paired with its stamp. The beat follows the camera slowly, so that a camera whose clock is a
 little off loses no picture, and one at 25 Hz gives 10 Hz on average. A beat without a picture, or a picture without its
-companions, is a gap: no episode crosses it. Nothing is used twice and nothing is made up.
+companions, is a gap: no episode crosses it. No picture is used twice and nothing is made up.
 """
 
 import collections
@@ -17,7 +17,7 @@ import numpy as np
 
 from fosp_core.data.import_report import TopicCounts
 
-_FOLLOW = 0.1           # share of a beat's error by which the next beats are moved
+_FOLLOW = 10            # the next beats are moved by a beat's error divided by this
 _BACK = 8               # older messages in a row after which the clock was set back, not the messages reordered
 _EVENTS = 4096          # labels that wait for a picture before old ones are merged
 _RAW = 4                # pictures of a further camera that wait undecoded; older ones are made small at once
@@ -118,11 +118,11 @@ class Events:
 
     def take(self, stamp: int):
         """Return and forget what was said up to `stamp`, merged; None when nothing was (and nothing is held)."""
-        merged, some = self._held if self._hold else None, False
+        merged = self._held if self._hold else None
         while self._waiting and self._waiting[0][0] <= stamp:
             _, value = self._waiting.popleft()
-            merged = self._merge(merged, value) if some else value
-            some, self._held = True, value
+            merged = value if merged is None else self._merge(merged, value)
+            self._held = value
             self.counts.used += 1
         return merged
 
@@ -176,7 +176,7 @@ class Resampler:
         self._near, self._pick, self._hold, self._idle, self._needed = near, pick, hold, idle, needed
         self._window = {'next': period + tolerance, 'mean': period, 'hold': 0}[pick]
         self._horizon = 2 * latency + 2 * period + max((hold, *near.values()))
-        self._target: float | None = None
+        self._target: int | None = None
         self._candidate: Sample | None = None
         self._beats: collections.deque[_Beat] = collections.deque()
         self._gap = True                    # the next beat follows none
@@ -213,7 +213,7 @@ class Resampler:
         self._beat(sample)
 
     def _beat(self, sample: Sample) -> None:
-        self._target += self._period + _FOLLOW * (sample.stamp - self._target)
+        self._target += self._period + (sample.stamp - self._target) // _FOLLOW
         self._lead.value(sample)            # small from here on
         self._beats.append(_Beat(sample, self._gap))
         self._gap = False
@@ -226,7 +226,7 @@ class Resampler:
             self._candidate = None
         while self._beats and (now is None or self._settled(self._beats[0].sample, now)):
             beat = self._beats.popleft()
-            if (record := self._record(beat)) is not None:
+            if (record := self._record(beat, now is None and not self._beats)) is not None:
                 yield record
         if now is not None:
             for track in (*self._paired, self._action):
@@ -240,7 +240,7 @@ class Resampler:
         return (self._action.beyond(after) and all(t.beyond(beat.stamp) for t in self._paired)
                 and all(e.beyond(beat.stamp) for e in self._events.values()))
 
-    def _record(self, beat: _Beat) -> Record | None:
+    def _record(self, beat: _Beat, final: bool) -> Record | None:
         stamp, missing = beat.sample.stamp, []
         self._dropped |= beat.gap
         found = {self._lead.name: beat.sample.value}
@@ -261,10 +261,11 @@ class Resampler:
             events = {name: entry.take(stamp) for name, entry in self._events.items()}
             missing = [self._events[name].counts for name in self._needed if events[name] is None]
         if missing:
-            for counts in missing:
-                counts.missing += 1
-            self.incomplete += 1
             self._dropped = True
+            if not final:       # the ragged end of a recording is nothing to report
+                self.incomplete += 1
+                for counts in missing:
+                    counts.missing += 1
             return None
         self._lead.counts.used += 1
         for track in self._paired:
