@@ -122,7 +122,8 @@ def write(path: Path, rows: list, storage: str = 'mcap', compression: str = 'non
     return path
 
 
-def write_mcap(path: Path, rows: list, compression: str = 'LZ4', definitions: bool = True, chunked: bool = True) -> Path:
+def write_mcap(path: Path, rows: list, compression: str = 'LZ4', definitions: bool = True,
+               chunked: bool = True) -> Path:
     """Write one .mcap file with the mcap library, as its C++ brother in rosbag2 does: chunk CRCs, ros2msg schemas."""
     with open(path, 'wb') as stream:
         writer = mcap.writer.Writer(stream, compression=mcap.writer.CompressionType[compression],
