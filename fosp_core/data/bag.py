@@ -54,8 +54,7 @@ def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, 
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         path, own = Path(path), ImportReport()
         meta = _Sidecar(path)
-        foreign = contract.imports is not None and not has_replay(path, contract)
-        for episode in (_foreign if foreign else _own)(path, contract, namespace, own):
+        for episode in (_own if contract.imports is None else _any)(path, contract, namespace, own):
             if not own.episodes:
                 meta.check(contract)  # not earlier: what a message cannot be read as says more than a hash
             episode.meta = {**meta.of(episode), **episode.meta}
@@ -71,19 +70,21 @@ def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, 
         report.add(own)
 
 
-def has_replay(path: Path, contract: Contract) -> bool:
+def has_replay(reader: Reader, contract: Contract) -> bool:
     """True when a bag holds replay topics: its records are joined by their very stamps, not resampled."""
-    with open_bag(path) as reader:
-        there = {c.topic for c in reader.connections}
+    there = {c.topic for c in reader.connections}
     ends = [f'/{messages.topic(kind)}' for kind in kinds(contract)]
     return any(t.endswith(ends[0]) and all(t[:-len(ends[0])] + end in there for end in ends) for t in there)
 
 
-def _foreign(path: Path, contract: Contract, namespace: str | None, report: ImportReport) -> Iterator[Episode]:
-    from fosp_core.data.raw_import import RawImport
+def _any(path: Path, contract: Contract, namespace: str | None, report: ImportReport) -> Iterator[Episode]:
     with open_bag(path) as reader:
-        bag = RawImport(path, reader, contract, report, namespace)
-        yield from bag.episodes(stored_messages(path, reader, bag.connections))
+        if not has_replay(reader, contract):
+            from fosp_core.data.raw_import import RawImport
+            bag = RawImport(path, reader, contract, report, namespace)
+            yield from bag.episodes(stored_messages(path, reader, bag.connections))
+            return
+    yield from _own(path, contract, namespace, report)
 
 
 def _own(path: Path, contract: Contract, namespace: str | None, report: ImportReport) -> Iterator[Episode]:
@@ -200,7 +201,9 @@ def open_bag(path: Path | str) -> Iterator[Reader]:
         reader = Reader(path)
         reader.open()
     except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
-        raise DataError(f'{path}: cannot be opened as a rosbag2 (truncated or not closed?): {_line(error)}') from None
+        from fosp_core.data.locate import damage
+        raise DataError(f'{path}: cannot be opened as a rosbag2 (truncated or not closed?): {_line(error)}'
+                        f'{damage(path)}') from None
     try:
         yield reader
     finally:

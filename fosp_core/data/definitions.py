@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which definition a topic's bytes are read by: that embedded in the bag, else that of a ROS 2 distribution."""
 
+import functools
+
 from rosbags.interfaces import Connection, MessageDefinitionFormat, Nodetype
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
@@ -33,34 +35,31 @@ class Definitions:
         if name not in DISTRIBUTIONS:
             raise DataError(f'{where}: distribution {name!r}, expected one of {", ".join(DISTRIBUTIONS)}')
         self._where, self._name = where, name
-        self._distribution = None
-        self._embedded: dict[tuple[str, str], object] = {}
+        self._distribution = get_typestore(DISTRIBUTIONS[name])
 
     def store(self, connection: Connection):
         """Return the type store that knows this connection's type; raise DataError naming topic and type."""
         where, msgtype = f'{self._where}: {connection.topic}', connection.msgtype
+        known = msgtype in self._distribution.fielddefs
         if connection.msgdef.format == MessageDefinitionFormat.NONE or not connection.msgdef.data.strip():
-            if self._distribution is None:
-                self._distribution = get_typestore(DISTRIBUTIONS[self._name])
-            if msgtype not in self._distribution.fielddefs:
+            if not known:
                 raise DataError(f'{where}: the bag holds no definition of {msgtype}, nor has ROS 2 {self._name} one')
             return self._distribution
-        key = (msgtype, connection.msgdef.data)
-        if key not in self._embedded:
-            try:
-                self._embedded[key] = _parse(connection)
-            except Exception as error:  # noqa: BLE001 - the text comes from the bag and can be anything
-                raise DataError(f'{where}: the definition of {msgtype} in the bag cannot be read: '
-                                f'{" ".join(str(error).split()) or type(error).__name__}') from None
-        return self._embedded[key]
+        if known and connection.digest and connection.digest == self._distribution.hash_rihs01(msgtype):
+            return self._distribution       # the same, and need not be parsed
+        try:
+            return _parse(connection.msgdef.format, connection.msgdef.data, msgtype)
+        except Exception as error:  # noqa: BLE001 - the text comes from the bag and can be anything
+            raise DataError(f'{where}: the definition of {msgtype} in the bag cannot be read: '
+                            f'{" ".join(str(error).split()) or type(error).__name__}') from None
 
 
-def _parse(connection: Connection):
-    text, msgtype = connection.msgdef.data, connection.msgtype
+@functools.lru_cache(maxsize=64)
+def _parse(layout: MessageDefinitionFormat, text: str, msgtype: str):
     if len(text) > _MAX_TEXT:
         raise ValueError(f'{len(text)} characters')
     types: dict = {}
-    if connection.msgdef.format == MessageDefinitionFormat.MSG:
+    if layout == MessageDefinitionFormat.MSG:
         types.update(get_types_from_msg(text, msgtype))
     elif text.startswith(f'{_IDL_RULE}IDL: '):
         for part in text.split(_IDL_RULE)[1:]:

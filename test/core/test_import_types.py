@@ -317,3 +317,11 @@ def test_a_topic_that_is_missing_or_of_another_type(tmp_path):
     with pytest.raises(DataError, match="distribution 'lunar', expected one of foxy"):
         list(read_episodes(path, fb.contract({**fb.IMPORT, 'distribution': 'lunar'})))
     assert typestore() is typestore()
+
+
+def test_halving_first_stays_within_a_level_of_area_alone():
+    big = cv2.resize(RNG.integers(0, 256, (24, 32, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    away = np.abs(images.resize(big, 64, 64).astype(int) - cv2.resize(big, (64, 64), interpolation=cv2.INTER_AREA))
+    assert away.mean() < 0.5 and away.max() <= 3
+    odd = big[:-1]
+    np.testing.assert_array_equal(images.resize(odd, 64, 64), cv2.resize(odd, (64, 64), interpolation=cv2.INTER_AREA))

@@ -1,0 +1,56 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a bag that cannot be opened is damaged: found by a slow scan, for the error message alone."""
+
+from pathlib import Path
+
+import apsw
+import zstandard
+from mcap.stream_reader import StreamReader
+
+_RECORD_LIMIT = 1 << 30
+
+
+def damage(path: Path) -> str:
+    """Return ` (FILE: ... byte N)`, ` (FILE: what sqlite says)`, or that it must be metadata.yaml."""
+    look = {'.mcap': _mcap, '.db3': _sqlite, '.zstd': _zstd}
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.suffix in look and (found := look[file.suffix](file)):
+            return f' ({file.name}: {found})'
+    return ' (no storage file is damaged in itself: see metadata.yaml)' if path.is_dir() else ''
+
+
+def _mcap(file: Path) -> str:
+    """Read record after record; the last whole one tells."""
+    at = 0
+    with open(file, 'rb') as stream:
+        try:
+            # Records of no interest are not handed out: `at` is then the end of the one before them.
+            for _ in StreamReader(stream, emit_chunks=True, record_size_limit=_RECORD_LIMIT).records:
+                at = stream.tell()
+        except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
+            return f'damaged after byte {at}: {" ".join(str(error).split()) or type(error).__name__}'
+    return ''
+
+
+def _zstd(file: Path) -> str:
+    done = 0
+    try:
+        with zstandard.open(file, 'rb') as stream:
+            while block := stream.read(1 << 20):
+                done += len(block)
+    except Exception as error:  # noqa: BLE001
+        return f'damaged after byte {done} of what is packed in it: {" ".join(str(error).split())}'
+    return ''
+
+
+def _sqlite(file: Path) -> str:
+    try:
+        connection = apsw.Connection(f'file:{file}?immutable=1', flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        try:
+            found = str(next(connection.execute('PRAGMA quick_check(1)'))[0])
+        finally:
+            connection.close()
+    except Exception as error:  # noqa: BLE001
+        found = str(error) or type(error).__name__
+    return '' if found == 'ok' else ' '.join(found.split())[:200]
