@@ -151,7 +151,7 @@ class Contract:
                            label_topic=label)
         except KeyError as error:
             raise ContractError(f'{where}: key {error.args[0]} is missing') from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ContractError(f'{where}: {error}') from None
         contract._check(where)
         if 'import' not in data:
@@ -176,6 +176,15 @@ class Contract:
         return cls.from_dict(data, str(path))
 
     def _check(self, where: str) -> None:
+        for spec in (*self.cameras, *self.vectors, self.action):
+            for key, value in vars(spec).items():
+                here = f'{where}: {getattr(spec, "name", "action")}: key {key} is {value!r}, expected'
+                if key in ('height', 'width') and (type(value) is not int or value < 1):
+                    raise ContractError(f'{here} a whole number above 0')
+                if key in ('name', 'topic', 'type', 'encoding', 'unit', 'frame') and not isinstance(value, str):
+                    raise ContractError(f'{here} text')
+                if key == 'fields' and not all(isinstance(field, str) for field in value):
+                    raise ContractError(f'{here} a list of names')
         names = self.observation_names
         if not self.cameras:
             raise ContractError(f'{where}: key cameras is empty, expected at least one camera')

@@ -108,6 +108,8 @@ def signal(source: SignalSource, store, negative: bool) -> Reader:
         if source.invert:
             value = float(not value)
         value *= source.scale
+        if not abs(value) <= messages.LARGEST:
+            raise DataError(f'{where}: field {source.field} gives {value:g}, expected a finite number')
         if value < 0 and not negative:
             raise DataError(f'{where}: field {source.field} gives {value:g}, expected 0 or more')
         return value
@@ -121,7 +123,7 @@ def _number(node, path: str, where: str, msgtype: str) -> float:
         raise DataError(f'{where}: field {path} is beyond the end of its list') from None
     except (AttributeError, TypeError, ValueError):
         raise ContractError(f'{where}: field {path} is no number of {msgtype}') from None
-    if not np.isfinite(value):
+    if not abs(value) <= messages.LARGEST:
         raise DataError(f'{where}: field {path} is {value}, expected a finite number')
     return value
 
@@ -146,7 +148,12 @@ def _values(source: ValueSource) -> Callable[[object, str], np.ndarray]:
                 raise DataError(f'{where}: frame_id is {found!r}, expected {frame!r}; name it with the key frame when '
                                 f'it is the same, or {ANY_FRAME}')
         values = raw_values(m, where)
-        return values if plain else values * scale + offset
+        if plain:
+            return values
+        values = values * scale + offset
+        if not (np.abs(values) <= messages.LARGEST).all():
+            raise DataError(f'{where}: {values.tolist()} after scale and offset, expected finite numbers')
+        return values
     return read
 
 
@@ -167,6 +174,6 @@ def _by_joint(source: ValueSource, m, where: str) -> np.ndarray:
             raise DataError(f'{where}: list {source.field} has {len(series)} entries for {len(names)} joints; it may '
                             f'be another of {", ".join(JOINT_FIELDS[source.type])} that is filled')
         values[i] = series[names.index(joint)]
-        if not np.isfinite(values[i]):
+        if not abs(values[i]) <= messages.LARGEST:
             raise DataError(f'{where}: {source.field} of joint {joint} is {values[i]}, expected a finite number')
     return values

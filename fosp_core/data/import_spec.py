@@ -125,11 +125,11 @@ class _Section:
         if value is None:
             return default
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) < 1e15 else math.inf
         if kind is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             raise self.error(key, value, {str: 'text', float: 'a number', int: 'a whole number', bool: 'true or false',
                                           list: 'a list', dict: 'a mapping'}[kind])
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, float) and not abs(value) < 1e15:
             raise self.error(key, value, 'a finite number')
         if among and value not in among:
             raise self.error(key, value, f'one of {", ".join(map(str, among))}')
@@ -158,7 +158,7 @@ class _Section:
         """A number for all entries, or one for each."""
         value = self.data.pop(key, None)
         values = [default if value is None else value] * n if not isinstance(value, list) else value
-        good = len(values) == n and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+        good = len(values) == n and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e15
                                         for v in values)
         if not good:
             raise self.error(key, value, f'a number, or a list of {n}')

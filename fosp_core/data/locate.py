@@ -12,12 +12,12 @@ _RECORD_LIMIT = 1 << 30
 
 
 def damage(path: Path) -> str:
-    """Return ` (FILE: ... byte N)`, ` (FILE: what sqlite says)`, or that it must be metadata.yaml."""
+    """Return ` (FILE: ... byte N)`, ` (FILE: what sqlite says)`, or that it must be what the bag says of itself."""
     look = {'.mcap': _mcap, '.db3': _sqlite, '.zstd': _zstd}
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if file.suffix in look and (found := look[file.suffix](file)):
             return f' ({file.name}: {found})'
-    return ' (no storage file is damaged in itself: see metadata.yaml)' if path.is_dir() else ''
+    return f' (no record is damaged in itself: see {"metadata.yaml" if path.is_dir() else "the header at byte 8"})'
 
 
 def _mcap(file: Path) -> str:

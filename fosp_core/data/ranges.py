@@ -15,11 +15,11 @@ Times are those of receipt, as `ros2 bag info` and `ros2 bag play` count them. E
 
 import bisect
 import dataclasses
-import math
 from pathlib import Path
 
 import yaml
 
+from fosp_core.data.messages import LARGEST
 from fosp_core.errors import DataError
 
 _SLACK = 1_000_000      # ns; people round to milliseconds
@@ -118,7 +118,7 @@ class Ranges:
         times = []
         for name in ('start', 'end'):
             value = rest.pop(name, None)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e11:
                 raise DataError(f'{where}: key {name} is {str(value)[:80]}, expected seconds')
             times.append(origin + round(value * 1e9))
             if not first - _SLACK <= times[-1] <= last + _SLACK:
@@ -134,7 +134,7 @@ class Ranges:
                 raise DataError(f'{where}: key {wrong[0]} is neither text nor a number')
             return Range(*times, success=success, meta=rest)
         value = rest.pop('value', 1.0)
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
         if not good or (key == 'cost' and value < 0):
             raise DataError(f'{where}: key value is {str(value)[:80]}, expected a number'
                             f'{" of 0 or more" if key == "cost" else ""}')
