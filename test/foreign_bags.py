@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags as other people's recorders write them, for the tests of the importer: every storage, any topic, any rate."""
 
+import contextlib
 import shutil
+import sqlite3
 from pathlib import Path
 
-import apsw
 import mcap.writer
 import numpy as np
 import yaml
@@ -169,8 +170,6 @@ def split(path: Path, rows: list, storage: str = 'mcap') -> Path:
 
 def strip_definitions(path: Path) -> Path:
     """Take the definitions out of a sqlite3 bag: what Humble and older write."""
-    file = next(path.glob('*.db3'))
-    connection = apsw.Connection(str(file))
-    connection.execute('DROP TABLE schema; DROP TABLE message_definitions')
-    connection.close()
+    with contextlib.closing(sqlite3.connect(next(path.glob('*.db3')))) as base:
+        base.executescript('DROP TABLE schema; DROP TABLE message_definitions')
     return path

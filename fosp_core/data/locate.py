@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a bag that cannot be opened is damaged: found by a slow scan, for the error message alone."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
-import apsw
 import zstandard
 from mcap.stream_reader import StreamReader
 
@@ -46,11 +47,8 @@ def _zstd(file: Path) -> str:
 
 def _sqlite(file: Path) -> str:
     try:
-        connection = apsw.Connection(f'file:{file}?immutable=1', flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-        try:
-            found = str(next(connection.execute('PRAGMA quick_check(1)'))[0])
-        finally:
-            connection.close()
+        with contextlib.closing(sqlite3.connect(f'{file.absolute().as_uri()}?mode=ro&immutable=1', uri=True)) as base:
+            found = str(base.execute('PRAGMA quick_check(1)').fetchone()[0])
     except Exception as error:  # noqa: BLE001
         found = str(error) or type(error).__name__
     return '' if found == 'ok' else ' '.join(found.split())[:200]

@@ -61,7 +61,7 @@ class Ranges:
         try:
             if file.stat().st_size > _MAX_BYTES:
                 raise DataError(f'{file}: {file.stat().st_size} bytes, expected at most {_MAX_BYTES}')
-            data = yaml.load(file.read_text(), Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+            data = yaml.safe_load(file.read_text())
         except FileNotFoundError:
             raise DataError(f"{file}: no such file (key ranges of the contract's import section)") from None
         except OSError as error:

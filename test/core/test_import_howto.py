@@ -76,6 +76,7 @@ def test_the_commands_of_the_page(example, capsys):
 
 def test_the_page_names_every_key_and_choice():
     for word in (*COMBINE, *EPISODES, *MODES, *PICKS, *DISTRIBUTIONS, 'tolerance_s', 'latency_s', 'depth_range_m',
-                 'hold_s', 'missing', 'clip', 'above', 'invert', 'point', 'child', 'frame', 'scale', 'offset', 'unit', 'clock'):
+                 'hold_s', 'missing', 'clip', 'above', 'invert', 'point', 'child', 'frame', 'scale', 'offset', 'unit',
+                 'clock'):
         assert re.search(rf'\b{word}\b', PAGE), word
     assert 'import' in yaml.safe_load(CONTRACT)

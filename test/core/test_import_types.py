@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every type that a foreign bag may hold: pictures of each encoding, actions and poses by a declared conversion."""
 
+import contextlib
+import sqlite3
+
 import cv2
 import foreign_bags as fb
 import numpy as np
@@ -263,10 +266,8 @@ def test_a_custom_type_by_the_definition_in_the_bag(tmp_path):
 def test_a_type_that_nobody_defines_is_named(tmp_path, monkeypatch):
     path = fb.strip_definitions(fb.write(tmp_path / 'bag', fb.scene(), 'sqlite3', version=8))
     file, meta = next(path.glob('*.db3')), path / 'metadata.yaml'
-    import apsw
-    connection = apsw.Connection(str(file))
-    connection.execute("UPDATE topics SET type = 'my_robot/msg/Command' WHERE name = '/cmd'")
-    connection.close()
+    with contextlib.closing(sqlite3.connect(file)) as base:
+        base.executescript("UPDATE topics SET type = 'my_robot/msg/Command' WHERE name = '/cmd'")
     meta.write_text(meta.read_text().replace('geometry_msgs/msg/TwistStamped', 'my_robot/msg/Command'))
     contract = fb.contract({**fb.IMPORT, 'action': {'topic': '/cmd', 'type': 'my_robot/Command', 'fields': ['a', 'b']}})
     with pytest.raises(DataError, match=r'/cmd: the bag holds no definition of my_robot/msg/Command, nor has ROS 2'):
