@@ -236,3 +236,25 @@ def test_memory_does_not_grow_with_the_bag(tmp_path):
     size = sum(f.stat().st_size for f in path.iterdir())
     assert steps == 120 and size > 80e6
     assert grown * 1024 < 25e6
+
+
+def test_a_further_camera_that_runs_on_alone_fills_no_memory(tmp_path, monkeypatch):
+    """The leading camera fails for ten seconds: of the other's pictures four wait undecoded, and the old ones go."""
+    from fosp_core.data import resample
+    cameras = [*fb.BASE['cameras'], {'name': 'wrist', 'topic': 'wrist', 'height': 4, 'width': 4, 'encoding': 'mono8'}]
+    contract = fb.contract({**fb.IMPORT, 'cameras': {'image': {'topic': '/cam/image_raw'},
+                                                     'wrist': {'topic': '/wrist/image'}}}, cameras=cameras)
+    rows = [r for r in fb.scene(14.0, pose_hz=20.0) if r[1] != 'image' or not 1 < (r[2] - fb.START) / 1e9 < 12]
+    for i in range(280):
+        t = fb.START + 50_000_000 * i
+        rows.append(['/wrist/image', 'image', t + 20_000_000, fb.picture(fb.grey(i % 200), t)])
+    most, raw, push = [0], [0], resample.Track.push
+
+    def spy(track, sample):
+        push(track, sample)
+        most[0] = max(most[0], len(track.samples))
+        raw[0] = max(raw[0], sum(s.raw is not None for s in track.samples) if track.name == 'wrist' else 0)
+    monkeypatch.setattr(resample.Track, 'push', spy)
+    found, report = load(fb.write(tmp_path / 'bag', sorted(rows, key=lambda r: r[2])), contract)
+    assert len(found) == 2 and report.gaps == 1
+    assert most[0] <= 60 and raw[0] <= 5

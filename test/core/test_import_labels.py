@@ -63,7 +63,7 @@ def test_a_cost_between_two_records_is_not_lost_with_its_picture(tmp_path):
 
 
 def test_joy_of_an_operator_counts_rising_edges(tmp_path):
-    presses = [(0.52, [0, 0], [1, 0, 0]), (0.6, [0, 0], [1, 0, 0]), (0.72, [0, 0], [0, 0, 0]),
+    presses = [(0.52, [0, 0], [1, 0, 0]), (0.65, [0, 0], [1, 0, 0]), (0.72, [0, 0], [0, 0, 0]),
                (1.23, [0, 1.0], [0, 0, 0]), (1.27, [0, 0], [0, 0, 0]),
                (1.98, [1.0, 0], [0, 1, 1]), (2.05, [0, 0], [0, 0, 0])]
     more = [['/joy', 'joy', at(t), fb.joy(at(t), axes, buttons)] for t, axes, buttons in presses]
