@@ -10,7 +10,7 @@ companions, is a gap: no episode crosses it. No picture is used twice and nothin
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from fosp_core.data.import_report import TopicCounts
 _FOLLOW = 10            # the next beats are moved by a beat's error divided by this
 _BACK = 8               # older messages in a row after which the clock was set back, not the messages reordered
 _EVENTS = 4096          # labels that wait for a picture before old ones are merged
+_SWEEP = 16             # messages after which samples that nobody wanted are dropped
 _RAW = 4                # pictures of a further camera that wait undecoded; older ones are made small at once
 
 
@@ -181,6 +182,7 @@ class Resampler:
         self._beats: collections.deque[_Beat] = collections.deque()
         self._gap = True                    # the next beat follows none
         self._dropped = False               # beats before the next record were incomplete
+        self._calls = 0
         self.incomplete = 0                 # beats that made no record
 
     def sample(self, track: Track, sample: Sample, restarted: bool) -> None:
@@ -218,26 +220,30 @@ class Resampler:
         self._beats.append(_Beat(sample, self._gap))
         self._gap = False
 
-    def records(self, now: int | None) -> Iterator[Record]:
-        """Yield the records that are complete at the time of receipt `now`; None: no more messages come."""
+    def records(self, now: int | None) -> list[Record]:
+        """Return the records that are complete at the time of receipt `now`; None: no more messages come."""
         if now is None and self._candidate is not None:
             if self._target - self._candidate.stamp <= self._tolerance:
                 self._beat(self._candidate)
             self._candidate = None
+        found = []
         while self._beats and (now is None or self._settled(self._beats[0].sample, now)):
             beat = self._beats.popleft()
             if (record := self._record(beat, now is None and not self._beats)) is not None:
-                yield record
-        if now is not None:
+                found.append(record)
+        self._calls += 1
+        if now is not None and not self._calls % _SWEEP:
             for track in (*self._paired, self._action):
                 track.forget(-1, now - self._horizon)
+        return found
 
     def _settled(self, beat: Sample, now: int) -> bool:
         """True when nothing that belongs to this picture can come any more."""
         if now < beat.received or now - beat.received > self._latency + self._window:
             return True
-        after = beat.stamp + (self._period if self._pick == 'mean' else 0)
-        return (self._action.beyond(after) and all(t.beyond(beat.stamp) for t in self._paired)
+        if not self._action.beyond(beat.stamp + (self._period if self._pick == 'mean' else 0)):
+            return False
+        return (all(t.beyond(beat.stamp) for t in self._paired)
                 and all(e.beyond(beat.stamp) for e in self._events.values()))
 
     def _record(self, beat: _Beat, final: bool) -> Record | None:

@@ -10,7 +10,7 @@ import foreign_bags as fb
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import get_types_from_msg
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from fosp_core.contract import CameraSpec
 from fosp_core.data import images
@@ -239,8 +239,7 @@ CUSTOM = 'std_msgs/Header header\nfloat32[4] velocities\nbool armed\n'
 
 
 def test_a_custom_type_by_the_definition_in_the_bag(tmp_path):
-    """A type that no distribution knows, and one whose fields differ from the distribution's."""
-    from rosbags.typesys import Stores, get_typestore
+    """A type that no distribution knows."""
     store = get_typestore(Stores.ROS2_JAZZY)
     store.register(get_types_from_msg(CUSTOM, 'my_robot/msg/Command'))
     make = store.types['my_robot/msg/Command']
@@ -261,6 +260,23 @@ def test_a_custom_type_by_the_definition_in_the_bag(tmp_path):
     found = contract.action.denormalise(next(read_episodes(path, contract)).action)
     np.testing.assert_allclose(found[:19, 0], np.arange(19) / 1000, atol=1e-7)
     assert found[0, 1] == -0.25
+
+
+def test_the_definition_in_the_bag_goes_before_the_distribution_s(tmp_path):
+    """A fork of std_msgs with a field more: read by Jazzy's Bool, every contact would be false."""
+    fork = get_typestore(Stores.EMPTY)
+    fork.register(get_types_from_msg('bool valid\nbool data\n', 'std_msgs/msg/Bool'))
+    path = tmp_path / 'bag'
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        links = {'/contact': writer.add_connection('/contact', 'std_msgs/msg/Bool', typestore=fork)}
+        writer.write(links['/contact'], fb.START + 1_000_000_000, fork.serialize_cdr(
+            fork.types['std_msgs/msg/Bool'](valid=False, data=True), 'std_msgs/msg/Bool'))
+        for row in fb.scene():
+            if row[0] not in links:
+                links[row[0]] = writer.add_connection(row[0], fb.TYPES[row[1]], typestore=typestore())
+            writer.write(links[row[0]], row[2], fb.raw(row))
+    contract = fb.contract({**fb.IMPORT, 'cost': {'topic': '/contact', 'type': 'std_msgs/msg/Bool'}})
+    assert np.flatnonzero(next(read_episodes(path, contract)).cost).tolist() == [10]
 
 
 def test_a_type_that_nobody_defines_is_named(tmp_path, monkeypatch):
