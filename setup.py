@@ -56,8 +56,8 @@ setup(
     python_requires='>=3.11',
     install_requires=['setuptools'],
     extras_require={
-        'core': ['numpy>=1.26,<3', 'pyyaml>=6', 'rosbags>=0.11.9,<0.12', 'mcap>=1.2,<2', 'safetensors>=0.5,<1',
-                 'onnxruntime>=1.20,<2', 'opencv-python-headless>=4.9', 'tqdm>=4.66'],
+        'core': ['numpy>=1.26,<3', 'pyyaml>=6', 'rosbags>=0.11.9,<0.12', 'mcap>=1.2,<2', 'zstandard>=0.20',
+                 'safetensors>=0.5,<1', 'onnxruntime>=1.20,<2', 'opencv-python-headless>=4.9', 'tqdm>=4.66'],
         'train': ['torch==2.13.0', 'onnx>=1.17,<2', 'onnxscript>=0.5,<1', 'scipy>=1.11,<2',
                   'tensorboard>=2.18,<3'],
         'formats': ['h5py>=3.11,<4', 'pyarrow>=17,<27'],

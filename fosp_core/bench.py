@@ -7,6 +7,7 @@ import importlib
 
 BENCHMARKS = {
     'step': ('fosp_core.train.bench_step', 'gradient steps per second and where the time goes'),
+    'import': ('fosp_core.data.bench_import', 'reading a foreign bag against rosbags alone'),
     'replay': ('fosp_core.train.bench_replay', 'memory, opening and sampling of the replay against the step it feeds'),
     'surprise': ('fosp_core.train.bench_surprise', 'which signal tells a changed scene: the KL against alternatives'),
     'filter': ('fosp_ros.bench_filter', 'latency of the safety filter process, in the running graph or alone'),

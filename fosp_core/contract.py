@@ -99,6 +99,8 @@ class Contract:
     vectors: tuple[VectorSpec, ...]
     action: ActionSpec
     label_topic: str = 'label'
+    # Where foreign bags have all this (`fosp_core.data.import_spec`): no part of what it means, nor of the hash.
+    imports: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def period(self) -> float:
@@ -112,7 +114,8 @@ class Contract:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != 'imports'}
+        return json.loads(json.dumps(plain, default=dataclasses.asdict))
 
     @property
     def hash(self) -> str:
@@ -148,10 +151,13 @@ class Contract:
                            label_topic=label)
         except KeyError as error:
             raise ContractError(f'{where}: key {error.args[0]} is missing') from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ContractError(f'{where}: {error}') from None
         contract._check(where)
-        return contract
+        if 'import' not in data:
+            return contract
+        from fosp_core.data.import_spec import parse  # late: robots have no such section
+        return dataclasses.replace(contract, imports=parse(data['import'], contract, where))
 
     @classmethod
     def load(cls, path: Path | str) -> 'Contract':
@@ -170,6 +176,15 @@ class Contract:
         return cls.from_dict(data, str(path))
 
     def _check(self, where: str) -> None:
+        for spec in (*self.cameras, *self.vectors, self.action):
+            for key, value in vars(spec).items():
+                here = f'{where}: {getattr(spec, "name", "action")}: key {key} is {value!r}, expected'
+                if key in ('height', 'width') and (type(value) is not int or value < 1):
+                    raise ContractError(f'{here} a whole number above 0')
+                if key in ('name', 'topic', 'type', 'encoding', 'unit', 'frame') and not isinstance(value, str):
+                    raise ContractError(f'{here} text')
+                if key == 'fields' and not all(isinstance(field, str) for field in value):
+                    raise ContractError(f'{here} a list of names')
         names = self.observation_names
         if not self.cameras:
             raise ContractError(f'{where}: key cameras is empty, expected at least one camera')

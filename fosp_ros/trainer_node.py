@@ -166,6 +166,7 @@ class TrainerNode(ManagedNode):
                          '--threads', str(p.threads), '--nice', str(p.nice)]
             if p.offline_data:
                 arguments += ['--offline', p.offline_data]
+                arguments += ['--contract', p.contract] if p.contract else []
             if p.method != 'as_trained':
                 arguments += ['--method', p.method]
             for setting in p.settings.split():

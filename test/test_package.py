@@ -17,12 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {'fosp_ros', 'fosp_core', 'launch', 'config', 'models', 'sim', 'test', 'docs', 'resource', 'package.xml',
              'setup.py', 'setup.cfg', 'README.md', 'LICENSE', 'CHANGELOG.rst', 'Makefile'}
 # Import name -> the distribution of setup.py that brings it.
-LIBRARIES = {'numpy': 'numpy', 'yaml': 'pyyaml', 'rosbags': 'rosbags', 'mcap': 'mcap', 'safetensors': 'safetensors',
-             'onnxruntime': 'onnxruntime', 'cv2': 'opencv-python-headless', 'tqdm': 'tqdm', 'torch': 'torch',
-             'onnx': 'onnx', 'onnxscript': 'onnxscript', 'scipy': 'scipy', 'tensorboard': 'tensorboard',
-             'h5py': 'h5py', 'pyarrow': 'pyarrow',
-             'mujoco': 'mujoco', 'gymnasium': 'gymnasium', 'PIL': 'pillow', 'pytest': 'pytest',
-             'hypothesis': 'hypothesis', 'psutil': 'psutil', 'setuptools': 'setuptools'}
+LIBRARIES = {'numpy': 'numpy', 'yaml': 'pyyaml', 'rosbags': 'rosbags', 'mcap': 'mcap', 'zstandard': 'zstandard',
+             'safetensors': 'safetensors', 'onnxruntime': 'onnxruntime', 'cv2': 'opencv-python-headless',
+             'tqdm': 'tqdm', 'torch': 'torch', 'onnx': 'onnx', 'onnxscript': 'onnxscript', 'scipy': 'scipy',
+             'tensorboard': 'tensorboard', 'h5py': 'h5py', 'pyarrow': 'pyarrow', 'mujoco': 'mujoco', 'gymnasium': 'gymnasium', 'PIL': 'pillow',
+             'pytest': 'pytest', 'hypothesis': 'hypothesis', 'psutil': 'psutil', 'setuptools': 'setuptools'}
 ROS = {'rclpy', 'sensor_msgs', 'geometry_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'lifecycle_msgs',
        'rcl_interfaces', 'builtin_interfaces', 'rosgraph_msgs', 'trajectory_msgs', 'launch', 'launch_ros'}
 TEST_ONLY = {'domain_coordinator', 'launch_pytest', 'launch_testing'}

@@ -1,210 +1,32 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes to rosbag2 folders and back, with the rosbags library: no ROS installation is needed. Anyone may import it.
+"""rosbag2 folders and files to episodes, with the rosbags library: no ROS installation is needed. Anyone may import it.
 
-A bag holds the replay topics; `episodes.yaml` beside the storage file keeps what no message carries (seed, policy,
-task) and is optional on reading. A bag is written under a temporary name and renamed: it is whole or not there.
+Replay topics go straight to steps; any other bag goes through `fosp_core.data.raw_import` when the contract has an
+`import` section. `episodes.yaml` beside the storage file keeps what no message carries (seed, policy, task) and is
+optional.
 """
 
 import collections
 import contextlib
-import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import yaml
-from rosbags.interfaces import Nodetype
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import Reader
 
 from fosp_core.contract import Contract
-from fosp_core.data import messages
+from fosp_core.data import mcap_crc, messages
+from fosp_core.data.bag_writer import METADATA_VERSION, SIDECAR, STORAGES, BagWriter  # noqa: F401 - all of bags is here
+from fosp_core.data.cdr import blank, deserialise, typestore  # noqa: F401
 from fosp_core.data.episode import Episode
-from fosp_core.data.joiner import EpisodeAssembler, JoinCounts, Label, StepJoiner, kinds
-from fosp_core.errors import ContractError, DataError, FospError
-from fosp_core.io import atomic_dir
+from fosp_core.data.import_report import ImportReport
+from fosp_core.data.joiner import EpisodeAssembler, StepJoiner, kinds
+from fosp_core.errors import ContractError, DataError
 
-SIDECAR = 'episodes.yaml'
-STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
-METADATA_VERSION = 9    # what Jazzy and later write and read
-
-_TRAILING = 32          # bytes after the end of a message that are no sign of damage
-
-_store = None
 _log = logging.getLogger(__name__)
-
-
-def typestore():
-    """Message types of Jazzy; those used here have the same definitions (RIHS01) from Humble to Kilted."""
-    global _store
-    if _store is None:
-        _store = get_typestore(Stores.ROS2_JAZZY)
-    return _store
-
-
-def blank(msgtype: str):
-    """Return an empty rosbags message: numbers zero, strings and sequences empty, as rclpy's constructors do."""
-    store = typestore()
-    if msgtype not in store.fielddefs:
-        raise DataError(f'message type {msgtype!r} is unknown, expected a standard type of ROS 2 Jazzy')
-
-    def empty(kind, detail):
-        if kind == Nodetype.NAME:
-            return blank(detail)
-        if kind == Nodetype.BASE:
-            return {'string': '', 'bool': False}.get(detail[0], 0.0 if detail[0].startswith('float') else 0)
-        (inner, inner_detail), length = detail
-        length = length if kind == Nodetype.ARRAY else 0
-        if inner == Nodetype.BASE and inner_detail[0] != 'string':
-            return np.zeros(length, inner_detail[0].replace('octet', 'uint8'))
-        return [empty(inner, inner_detail) for _ in range(length)]
-
-    return store.types[msgtype](**{name: empty(*definition) for name, definition in store.fielddefs[msgtype][1]})
-
-
-def deserialise(raw: bytes, msgtype: str):
-    """Return the rosbags message in CDR bytes; raises anything on damaged ones.
-
-    Unlike rosbags' own function it bears some bytes after the end: rclpy's serialize_message leaves them there when a
-    message ends in empty sequences of doubles (JointState), and recorders in Python write what it returns.
-    """
-    if len(raw) < 4 or bytes(raw[:2]) not in (b'\0\0', b'\0\1'):
-        raise ValueError('no CDR header')
-    definition = typestore().get_msgdef(msgtype)
-    read = definition.deserialize_cdr_le if raw[1] else definition.deserialize_cdr_be
-    message, end = read(raw[4:], 0, definition.cls, typestore())
-    if end + 4 + _TRAILING < len(raw):
-        raise ValueError(f'{len(raw)} bytes, expected {end + 4}')
-    return message
-
-
-class BagWriter:
-    """Writes episodes as replay topics; a context manager. Stamps and step counters must rise over the whole bag.
-
-    Parameters
-    ----------
-    path
-        Folder to make; it must not exist, and appears only when the block ends without an error.
-    contract
-        What the episodes are checked against.
-    namespace
-        Put before the topics: `/fosp/replay/image`.
-    storage
-        `mcap` or `sqlite3`.
-
-    """
-
-    def __init__(self, path: Path | str, contract: Contract, namespace: str = 'fosp', storage: str = 'mcap'):
-        if storage not in STORAGES:
-            raise DataError(f'{path}: storage {storage!r}, expected one of {", ".join(STORAGES)}')
-        self.path = Path(path)
-        self.contract = contract
-        self._storage = STORAGES[storage]
-        self._prefix = '/'.join(['', *namespace.strip('/').split('/')]) if namespace.strip('/') else ''
-        self._types = messages.types(contract)
-        self._stack: contextlib.ExitStack | None = None
-        self._entries: list[dict] = []
-        self._more: dict = {}                           # topic -> connection of messages beside the records
-        self._last: tuple[int, int] | None = None      # stamp and counter of the record written last
-
-    def __enter__(self) -> 'BagWriter':
-        with contextlib.ExitStack() as stack:
-            self._folder = stack.enter_context(atomic_dir(self.path))
-            # rosbags names the storage file after its folder, and the temporary one has a throw-away name.
-            self._writer = Writer(self._folder / self.path.name, version=METADATA_VERSION,
-                                  storage_plugin=self._storage)
-            self._writer.open()
-            self._connections = {
-                kind: self._writer.add_connection(f'{self._prefix}/{messages.topic(kind)}', msgtype,
-                                                  typestore=typestore())
-                for kind, msgtype in self._types.items()}
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, exc_type, exc, traceback) -> None:
-        stack, self._stack = self._stack, None
-        if exc_type is not None:
-            self._writer.abort()
-            stack.__exit__(exc_type, exc, traceback)
-            return
-        with stack:
-            if not self._entries:
-                self._writer.abort()
-                raise DataError(f'{self.path}: no episode to write')
-            self._writer.close()
-            inner = self._folder / self.path.name
-            for file in inner.iterdir():
-                shutil.move(file, self._folder)
-            inner.rmdir()
-            lines = ',\n  '.join(map(_json, self._entries))
-            # JSON is YAML, and is read a hundred times as fast.
-            (self._folder / SIDECAR).write_text(f'{{"schema": 1, "contract": "{self.contract.hash}", "episodes": [\n'
-                                                f'  {lines}\n]}}\n')
-
-    def add(self, episode: Episode) -> None:
-        """Append one episode; raise DataError naming key and step when it does not fit contract or bag."""
-        if self._stack is None:
-            raise FospError(f'{self.path}: the bag is not open')
-        where = f'{self.path}: episode {len(self._entries)}'
-        episode.validate(self.contract, where)
-        first, last = (int(episode.stamp[0]), int(episode.step[0])), (int(episode.stamp[-1]), int(episode.step[-1]))
-        if self._last is not None and (first[0] <= self._last[0] or first[1] <= self._last[1]):
-            raise DataError(f'{where}: begins at stamp {first[0]} and step {first[1]}, expected both above those of '
-                            f'the record before, {self._last[0]} and {self._last[1]}')
-        if first[0] < 0 or first[1] < 0 or last[1] >= 2 ** 31 or last[0] >= 2 ** 31 * 10 ** 9:
-            raise DataError(f'{where}: stamp and step must fit in a message: seconds and counter within 0 to 2**31-1')
-        series = {**episode.images, **episode.vectors, 'action': episode.action}
-        blanks = {kind: blank(msgtype) for kind, msgtype in self._types.items()}
-        for t in range(len(episode)):
-            stamp = int(episode.stamp[t])
-            label = Label(episode.reward[t], episode.cost[t], episode.is_first[t], episode.is_last[t],
-                          episode.is_terminal[t], episode.step[t])
-            for kind, connection in self._connections.items():
-                message = messages.fill(self.contract, kind, blanks[kind], stamp,
-                                        label if kind == 'label' else series[kind][t])
-                self._writer.write(connection, stamp, typestore().serialize_cdr(message, connection.msgtype))
-        self._last = last
-        self._entries.append({'first_stamp': first[0], 'last_stamp': last[0], 'steps': len(episode),
-                              'meta': episode.meta})
-
-    def add_message(self, topic: str, msgtype: str, received: int, data: bytes) -> None:
-        """Append a serialised message (CDR) of another topic, received at `received` ns; the importer passes it by."""
-        if self._stack is None:
-            raise FospError(f'{self.path}: the bag is not open')
-        connection = self._more.get(topic)
-        if connection is None:
-            if msgtype not in typestore().fielddefs:
-                raise DataError(f'{self.path}: {topic}: message type {msgtype!r} is unknown, expected a standard type '
-                                'of ROS 2 Jazzy')
-            if any(topic == c.topic for c in self._connections.values()):
-                raise DataError(f'{self.path}: {topic} holds the replay records')
-            connection = self._writer.add_connection(topic, msgtype, typestore=typestore())
-            self._more[topic] = connection
-        self._writer.write(connection, received, data)
-
-
-def _json(entry: dict) -> str:
-    return json.dumps(entry, default=lambda value: value.item())
-
-
-@dataclasses.dataclass
-class ImportReport:
-    """What the importer met, summed over the bags; filled by `read_episodes`."""
-
-    counts: JoinCounts = dataclasses.field(default_factory=JoinCounts)
-    episodes: int = 0
-    gaps: int = 0       # times at which an episode was cut by missing steps
-    short: int = 0      # single steps that make no episode
-
-    def text(self) -> str:
-        """One line for people."""
-        c = self.counts
-        return (f'{c.steps} steps in {self.episodes} episodes; {c.lost} steps lost, {c.doubled} messages doubled, '
-                f'{c.reordered} reordered, {c.mismatched} stamps incomplete, {self.gaps} gaps, {c.restarts} restarts')
 
 
 def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, namespace: str | None = None,
@@ -230,25 +52,46 @@ def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, 
     """
     report = ImportReport() if report is None else report
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        path = Path(path)
-        joiner, assembler = StepJoiner(contract), EpisodeAssembler(contract)
-        own = ImportReport(joiner.counts)
+        path, own = Path(path), ImportReport()
         meta = _Sidecar(path)
-        for episode in _episodes(path, contract, namespace, joiner, assembler):
+        for episode in (_own if contract.imports is None else _any)(path, contract, namespace, own):
             if not own.episodes:
                 meta.check(contract)  # not earlier: what a message cannot be read as says more than a hash
             episode.meta = {**meta.of(episode), **episode.meta}
             episode.validate(contract, f'{path}: episode {own.episodes}')
             own.episodes += 1
             yield episode
-        own.gaps, own.short = assembler.gaps, assembler.short
         if not own.episodes:
-            raise DataError(f'{path}: no complete episode; {own.text()}')
+            raise DataError('; '.join([f'{path}: no complete episode', own.text(), *own.lines()]))
         if not (own.counts.clean and not own.gaps):
             _log.warning('%s: %s', path, own.text())
-        report.counts += own.counts
-        report.episodes, report.gaps = report.episodes + own.episodes, report.gaps + own.gaps
-        report.short += own.short
+            for line in own.lines():
+                _log.warning('%s', line)
+        report.add(own)
+
+
+def has_replay(reader: Reader, contract: Contract) -> bool:
+    """True when a bag holds replay topics: its records are joined by their very stamps, not resampled."""
+    there = {c.topic for c in reader.connections}
+    ends = [f'/{messages.topic(kind)}' for kind in kinds(contract)]
+    return any(t.endswith(ends[0]) and all(t[:-len(ends[0])] + end in there for end in ends) for t in there)
+
+
+def _any(path: Path, contract: Contract, namespace: str | None, report: ImportReport) -> Iterator[Episode]:
+    with open_bag(path) as reader:
+        if not has_replay(reader, contract):
+            from fosp_core.data.raw_import import RawImport
+            bag = RawImport(path, reader, contract, report, namespace)
+            yield from bag.episodes(stored_messages(path, reader, bag.connections))
+            return
+    yield from _own(path, contract, namespace, report)
+
+
+def _own(path: Path, contract: Contract, namespace: str | None, report: ImportReport) -> Iterator[Episode]:
+    joiner, assembler = StepJoiner(contract), EpisodeAssembler(contract)
+    report.counts = joiner.counts
+    yield from _episodes(path, contract, namespace, joiner, assembler)
+    report.gaps, report.short = assembler.gaps, assembler.short
 
 
 def _episodes(path, contract, namespace, joiner: StepJoiner, assembler: EpisodeAssembler) -> Iterator[Episode]:
@@ -287,29 +130,55 @@ def read_messages(path: Path | str, contract: Contract, namespace: str | None = 
 
 def _decode(path, contract: Contract, reader: Reader, of: dict[str, str]) -> Iterator[tuple]:
     connections = [c for c in reader.connections if c.topic in of]
-    stream = reader.messages(connections=connections)
-    missing = collections.Counter()
-    for connection in connections:
-        missing[connection.topic] += connection.msgcount
-    while True:
-        try:
-            connection, received, raw = next(stream)
-        except StopIteration:
-            break
-        except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
-            raise DataError(f'{path}: damaged storage: {_line(error)}') from None
+    for connection, received, raw in stored_messages(path, reader, connections):
         try:
             message = deserialise(raw, connection.msgtype)
         except Exception as error:  # noqa: BLE001
             raise DataError(f'{path}: {connection.topic}, received at {received}: not a {connection.msgtype}: '
                             f'{_line(error)}') from None
         kind = of[connection.topic]
-        missing[connection.topic] -= 1
         yield kind, *messages.payload(contract, kind, message, f'{path}: {connection.topic}')
+
+
+def stored_messages(path, reader: Reader, connections: list) -> Iterator[tuple]:
+    """Yield (connection, time of receipt in ns, bytes) in the order of the bag.
+
+    Raises
+    ------
+    DataError
+        Naming where: the byte and the message before, for damaged storage; the topic, for messages that are missing
+        against what the bag says of itself.
+
+    """
+    missing = collections.Counter()
+    for connection in connections:
+        missing[connection.topic] += connection.msgcount
+    storages = getattr(reader.storage, 'storages', [reader.storage])
+    opened = [_byte(storage) for storage in storages]
+    stream, last, n = reader.messages(connections=connections), None, 0
+    while True:
+        try:
+            last = connection, received, raw = next(stream)
+        except StopIteration:
+            break
+        except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
+            after = f'after message {n}, {last[0].topic} received at {last[1]}' if last else 'before the first message'
+            now = [(s.path.name, _byte(s)) for s, at in zip(storages, opened) if _byte(s) != at]
+            where = f' near byte {now[-1][1]} of {now[-1][0]}' if now else ''
+            raise DataError(f'{path}: damaged storage {after}{where}: {_line(error)}') from None
+        n += 1
+        missing[connection.topic] -= 1
+        yield connection, received, raw
     for topic, count in missing.items():
         if count:
             raise DataError(f'{path}: {topic} has {-count:+d} messages against what the bag says of itself: '
                             f'truncated or damaged')
+
+
+def _byte(storage) -> int | None:
+    """Where an MCAP file is being read; None for others."""
+    bio = getattr(storage, 'bio', None)
+    return None if bio is None else bio.tell()
 
 
 @contextlib.contextmanager
@@ -323,13 +192,18 @@ def open_bag(path: Path | str) -> Iterator[Reader]:
         hint = f'has {", ".join(storages)}: the recording was not closed; try `ros2 bag reindex`' if storages \
             else 'expected a rosbag2 folder'
         raise DataError(f'{path}: metadata.yaml is missing ({hint})')
-    for file in sorted(path.glob('*.db3')) if path.is_dir() else [path]:
-        _whole_sqlite(file)
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.suffix == '.db3':
+            _whole_sqlite(file)
+        elif file.suffix == '.mcap':
+            mcap_crc.check(file)
     try:
         reader = Reader(path)
         reader.open()
     except Exception as error:  # noqa: BLE001 - a damaged file can make the parser raise anything
-        raise DataError(f'{path}: cannot be opened as a rosbag2 (truncated or not closed?): {_line(error)}') from None
+        from fosp_core.data.locate import damage
+        raise DataError(f'{path}: cannot be opened as a rosbag2 (truncated or not closed?): {_line(error)}'
+                        f'{damage(path)}') from None
     try:
         yield reader
     finally:
@@ -367,7 +241,10 @@ def find_topics(path: Path | str, reader: Reader, contract: Contract, namespace:
         prefix = f'/{namespace.strip("/")}' if namespace.strip('/') else ''
     topics = {kind: prefix + end for kind, end in ends.items()}
     if missing := [t for t in topics.values() if t not in there]:
-        raise DataError(f'{path}: no topic {", ".join(missing)}; the bag has {", ".join(sorted(there)) or "no topics"}')
+        hint = '' if contract.imports else (' (for other topics the contract needs a section `import`: '
+                                            'docs/how-to/import-a-bag.md)')
+        raise DataError(f'{path}: no topic {", ".join(missing)}; the bag has '
+                        f'{", ".join(sorted(there)) or "no topics"}{hint}')
     for kind, msgtype in messages.types(contract).items():
         for connection in (c for c in reader.connections if c.topic == topics[kind]):
             if connection.msgtype != msgtype:

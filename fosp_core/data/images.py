@@ -21,6 +21,8 @@ ENCODINGS = {
 }
 _DEPTH = {'16UC1': 0.001, '32FC1': 1.0}   # metres per unit, REP-118
 DEPTH_RANGE_M = 2.55                      # one grey level per centimetre over the reach of a table-top arm
+_MAX_PIXELS = 1 << 26
+_DEPTH_HEADER = 12                        # bytes before the PNG in image_transport's compressedDepth
 
 
 def to_array(encoding: str, height: int, width: int, step: int, is_bigendian: int, data,
@@ -45,6 +47,12 @@ def to_array(encoding: str, height: int, width: int, step: int, is_bigendian: in
         For an unknown encoding, a size of zero, rows shorter than the width, or too little data.
 
     """
+    pixels = _view(encoding, height, width, step, is_bigendian, data, where)
+    return np.array(_as_rgb(encoding, pixels), pixels.dtype.newbyteorder('='), order='C')
+
+
+def _view(encoding, height, width, step, is_bigendian, data, where) -> np.ndarray:
+    """Pixels as they lie in the message, (height, width, samples per pixel), without a copy if rows are not padded."""
     if encoding not in ENCODINGS:
         raise DataError(f'{where}: image encoding {encoding!r}, expected one of {", ".join(ENCODINGS)}')
     kind, channels = ENCODINGS[encoding]
@@ -65,12 +73,13 @@ def to_array(encoding: str, height: int, width: int, step: int, is_bigendian: in
     else:
         pixels = np.lib.stride_tricks.as_strided(buffer, (height, row), (step, 1), writeable=False)
         pixels = np.ascontiguousarray(pixels).reshape(-1)
-    pixels = pixels.view(item).reshape(height, width, channels)
+    return pixels.view(item).reshape(height, width, channels)
+
+
+def _as_rgb(encoding: str, pixels: np.ndarray) -> np.ndarray:
     if encoding in ('bgr8', 'bgra8', '8UC3'):      # OpenCV's order is what an unnamed 8UC3 means in ROS
-        pixels = pixels[..., 2::-1]
-    elif encoding == 'rgba8':
-        pixels = pixels[..., :3]
-    return np.array(pixels, item.newbyteorder('='), order='C')
+        return pixels[..., 2::-1]
+    return pixels[..., :3] if encoding == 'rgba8' else pixels
 
 
 def to_camera(encoding: str, height: int, width: int, step: int, is_bigendian: int, data, camera: CameraSpec,
@@ -82,7 +91,79 @@ def to_camera(encoding: str, height: int, width: int, step: int, is_bigendian: i
     camera's topic.
     """
     where = where or camera.topic
-    pixels = to_array(encoding, height, width, step, is_bigendian, data, where)
+    if ENCODINGS.get(encoding, ('',))[0] == 'u1':
+        # Resized first: each channel is resized alone, and the small picture is cheaper to reorder.
+        view = _view(encoding, height, width, step, is_bigendian, data, where)
+        pixels = np.array(_as_rgb(encoding, resize(view, camera.height, camera.width)), order='C')
+    else:
+        pixels = to_array(encoding, height, width, step, is_bigendian, data, where)
+    return _fit(pixels, encoding, camera, depth_range)
+
+
+def from_compressed(layout: str, data, camera: CameraSpec, where: str | None = None,
+                    depth_range: float = DEPTH_RANGE_M) -> np.ndarray:
+    """Return `to_camera` of a sensor_msgs/CompressedImage: `layout` is its field format, `data` a JPEG or PNG.
+
+    `layout` is as image_transport writes it (`rgb8; jpeg compressed bgr8`, `16UC1; compressedDepth png`) or merely
+    `jpeg`, `png`. Colours lie in OpenCV's order unless it says `compressed rgb8`.
+
+    Raises
+    ------
+    DataError
+        For a damaged or cut picture, one of more than 2**26 pixels, and depth of floats (its scale is lossy).
+
+    """
+    where = where or camera.topic
+    original, _, how = layout.partition(';')
+    buffer = np.frombuffer(data, np.uint8)
+    if 'compressedDepth' in how:
+        if original.strip() != '16UC1':
+            raise DataError(f'{where}: image format {layout!r}, expected depth of 16UC1')
+        buffer = buffer[_DEPTH_HEADER:]
+    head = buffer[:32].tobytes()
+    jpeg = head.startswith(b'\xff\xd8')
+    if not jpeg and not head.startswith(b'\x89PNG\r\n\x1a\n'):
+        raise DataError(f'{where}: image format {layout!r}, but the data begins with {head[:4].hex() or "nothing"}, '
+                        f'expected a JPEG or PNG')
+    # OpenCV fills what is missing of a JPEG with grey, and takes its word for the size of any picture.
+    if jpeg and b'\xff\xd9' not in buffer[-64:].tobytes():
+        raise DataError(f'{where}: the JPEG of {buffer.size} bytes has no end: cut')
+    height, width = _jpeg_size(buffer) if jpeg else tuple(int.from_bytes(head[i:i + 4], 'big') for i in (20, 16))
+    if not 0 < height * width <= _MAX_PIXELS:
+        raise DataError(f'{where}: picture of {width} x {height} pixels, expected 1 to {_MAX_PIXELS}')
+    import cv2  # late, as in `resize`
+    try:
+        pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DataError(f'{where}: {layout!r} cannot be decoded: {" ".join(str(error).split())}') from None
+    if pixels is None or pixels.shape[:2] != (height, width):
+        raise DataError(f'{where}: {layout!r} of {buffer.size} bytes cannot be decoded: damaged')
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.shape[2] > 1:
+        if pixels.dtype != np.uint8 or pixels.shape[2] not in (3, 4):
+            raise DataError(f'{where}: {layout!r} holds {pixels.dtype} of {pixels.shape[2]} channels, expected 8 bits')
+        pixels = resize(pixels, camera.height, camera.width)
+        pixels = np.array(pixels[..., :3] if 'compressed rgb' in how else pixels[..., 2::-1], order='C')
+        return _fit(pixels, 'rgb8', camera, depth_range)
+    if pixels.dtype == np.uint16:
+        depth = original.strip() == '16UC1'
+        return _fit(pixels, '16UC1' if depth else 'mono16', camera, depth_range)
+    return _fit(pixels, 'mono8', camera, depth_range)
+
+
+def _jpeg_size(buffer: np.ndarray) -> tuple[int, int]:
+    """Height and width in the first start-of-frame segment; (0, 0) when there is none."""
+    data, at = buffer.tobytes(), 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[at + 5:at + 7], 'big'), int.from_bytes(data[at + 7:at + 9], 'big')
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+    return 0, 0
+
+
+def _fit(pixels: np.ndarray, encoding: str, camera: CameraSpec, depth_range: float) -> np.ndarray:
+    """Rgb, grey, depth or 16 bits, (H, W, C), to the camera's size and encoding."""
     if encoding in _DEPTH:
         metres = pixels.astype(np.float32) * _DEPTH[encoding]
         metres[~np.isfinite(metres)] = 0.0
@@ -98,11 +179,19 @@ def to_camera(encoding: str, height: int, width: int, step: int, is_bigendian: i
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize (H, W, C) to (height, width, C): by area when it shrinks, linearly when it grows."""
+    """Resize (H, W, C) to (height, width, C): by area when it shrinks, linearly when it grows.
+
+    While a picture of bytes is more than four times too large in both directions it is halved first, which OpenCV does
+    several times as fast as by other factors; against area alone that moves pixels by about one level.
+    """
     if pixels.shape[:2] == (height, width):
         return pixels
     import cv2  # late: most cameras and all bags have the network's size already
 
+    while (pixels.dtype == np.uint8 and pixels.shape[0] > 4 * height and pixels.shape[1] > 4 * width
+           and not (pixels.shape[0] | pixels.shape[1]) & 1):
+        half = cv2.resize(pixels, (pixels.shape[1] // 2, pixels.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        pixels = half.reshape(*half.shape[:2], pixels.shape[2])
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
     scaled = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return scaled.reshape(height, width, pixels.shape[2])

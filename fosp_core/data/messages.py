@@ -23,6 +23,7 @@ BUTTONS = ('is_first', 'is_last', 'is_terminal', 'step')
 _LOSSLESS = {'rgb8': ('rgb8', 'bgr8'), 'bgr8': ('rgb8', 'bgr8'), 'mono8': ('mono8', '8UC1')}
 # Executed commands beyond the limits by more than this part of their range are a mistake (of units, mostly).
 _TOLERANCE = 0.01
+LARGEST = float(np.finfo(np.float32).max)      # what a record can hold
 
 
 def topic(kind: str) -> str:
@@ -161,15 +162,22 @@ def _values(message, fields: tuple[str, ...], where: str) -> np.ndarray:
             raise DataError(f'{where}: field {path} is beyond the end of its list') from None
         except (AttributeError, TypeError, ValueError):
             raise ContractError(f'{where}: field {path} is no number of {type(message).__name__}') from None
-        if not np.isfinite(values[i]):
+        if not abs(values[i]) <= LARGEST:
             raise DataError(f'{where}: field {path} is {values[i]}, expected a finite number')
     return values
 
 
 def _action(contract: Contract, message, where: str) -> np.ndarray:
+    return executed(contract, _values(message, contract.action.fields, where), where)
+
+
+def executed(contract: Contract, values: np.ndarray, where: str, names: tuple[str, ...] = ()) -> np.ndarray:
+    """Return an executed command, in the contract's unit, as float32 in [-1, 1].
+
+    Beyond the limits by a little it is cut; beyond that DataError, with the field's name (`names`: in the message).
+    """
     action = contract.action
-    values = _values(message, action.fields, where)
-    for path, value, low, high in zip(action.fields, values, action.low, action.high):
+    for path, value, low, high in zip(names or action.fields, values, action.low, action.high):
         slack = _TOLERANCE * (high - low)
         if not low - slack <= value <= high + slack:
             raise DataError(f'{where}: field {path} is {value:g}, expected {low:g} to {high:g} {action.unit}')

@@ -177,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--bundle', required=True)
     parser.add_argument('--episodes', required=True, help='folder of .npz episodes from the robot')
     parser.add_argument('--offline', default=None, help='rosbag2 or .npz folder to mix in')
+    parser.add_argument('--contract', default=None, help='contract file whose import section reads --offline')
     parser.add_argument('--steps', type=int, default=40)
     parser.add_argument('--out', required=True)
     parser.add_argument('--version', default=None)
@@ -191,6 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         import torch
 
+        from fosp_core.contract import Contract
         from fosp_core.data.store import load_episodes
         from fosp_core.deploy.bundle import Bundle
         from fosp_core.train.dataset import load_dataset
@@ -199,7 +201,11 @@ def main(argv: list[str] | None = None) -> int:
             raise TrainingError(f'--steps {args.steps}: expected at least 1')
         bundle = Bundle.open(args.bundle)
         online = load_episodes(args.episodes, bundle.contract)
-        offline = load_dataset([args.offline], bundle.contract) if args.offline else []
+        contract = bundle.contract
+        if args.contract:
+            contract = Contract.load(args.contract)     # the bundle's does not say where foreign bags have their data
+            contract.require_same(bundle.contract.hash, str(bundle.path), bundle.contract.to_dict())
+        offline = load_dataset([args.offline], contract) if args.offline else []
         _say('start', steps=args.steps, online=len(online), offline=len(offline))
         began = started = time.monotonic()
 
