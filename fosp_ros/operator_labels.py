@@ -83,14 +83,13 @@ class JoyButtons:
         self._operator, self._buttons = operator, dict(buttons)
         self._down: dict[int, bool] = {}
 
-    def put(self, pressed) -> list[str]:
-        """Take the buttons of one message; return what they did."""
+    def put(self, pressed, act: bool = True) -> list[str]:
+        """Take the buttons of one message; return what they did. Not `act`: only note which are down."""
         said = []
         self._operator.held = bool(self._state(pressed, self._buttons['cost']))
         for index in sorted({i for i in self._buttons.values() if i >= 0}):
             down = self._state(pressed, index)
-            # The first message sets the state: a button that hangs must not begin an episode.
-            if down and not self._down.get(index, down):
+            if act and down and not self._down.get(index, False):
                 words = [w for w in WORDS if self._buttons[w] == index]
                 said.append(self._operator.word('toggle' if words[:2] == ['start', 'stop'] else words[0]))
             self._down[index] = down

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The working part of `fosp record`: subscriptions, records, and the thread that writes them."""
 
+import collections
 import dataclasses
 import functools
 import queue
@@ -22,7 +23,7 @@ from fosp_core.errors import DataError, FospError
 from fosp_ros.messages import replay_set
 from fosp_ros.observing import EVENT, STAMPED, Observer
 from fosp_ros.operator_labels import JoyButtons, Operator
-from fosp_ros.record_topics import Topic
+from fosp_ros.record_topics import PAUSE_S, Topic
 from fosp_ros.recording import Record, Recorder
 
 DEPTH = 64              # a subscription holds this many messages while the machine is busy; pictures 8
@@ -34,6 +35,11 @@ def _profile(reliable: bool, depth: int = DEPTH) -> QoSProfile:
     """Return what is requested: volatile, and best effort where every publisher must fit."""
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, durability=DurabilityPolicy.VOLATILE,
                       reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT)
+
+
+def _monotonic(wall: int) -> float:
+    """Return the monotonic time (s) of a wall-clock time (ns) of the last seconds."""
+    return time.monotonic() - 1e-9 * (time.time_ns() - wall)
 
 
 class BagThread:
@@ -106,6 +112,7 @@ class Session:
         self.operator = None if stamped else Operator(self._begin_episode, self._discard)
         self._joy = JoyButtons(self.operator, buttons) if args.label == 'joy' else None
         self._open: list[int] = []      # stamps of the running episode: first, last, steps
+        self._commands: collections.deque = collections.deque(maxlen=DEPTH)    # sent after the last picture
         self._before = 0                # step counter at its beginning
         self._newest = ''               # what became of the episode begun last: running, kept, or gone
         self.episodes = self.steps = self.discarded = 0
@@ -237,21 +244,22 @@ class Session:
             for t in self.topics]
 
     # -- what arrives -------------------------------------------------------------------------------------------------
-    def _keep(self, topic: Topic, data: bytes) -> None:
+    def _keep(self, topic: Topic, data: bytes, at: int) -> None:
         if self.ready and not self.args.no_raw and (self.operator is None or self.operator.recording):
-            topic.dropped += not self._thread.write(topic.topic, time.time_ns(), data)
+            topic.dropped += not self._thread.write(topic.topic, at, data)
 
-    def _on_label(self, topic: Topic, data: bytes, message) -> None:
-        self._keep(topic, data)
+    def _on_label(self, topic: Topic, data: bytes, message, at: int) -> None:
+        self._keep(topic, data, at)
         if self._joy is None:
             self.observer.put_label(replay_messages.stamp_ns(message), message.axes, message.buttons)
             self._tick()
-        elif self.ready:
-            for text in self._joy.put(message.buttons):
-                self._say(f'{text} ({self.episodes} episodes so far)')
+            return
+        # A button that hangs while we wait must not begin an episode.
+        for text in self._joy.put(message.buttons, act=self.ready):
+            self._say(f'{text} ({self.episodes} episodes so far)')
 
-    def _on_vector(self, spec, topic: Topic, data: bytes, message) -> None:
-        self._keep(topic, data)
+    def _on_vector(self, spec, topic: Topic, data: bytes, message, at: int) -> None:
+        self._keep(topic, data, at)
         try:
             values = np.array([replay_messages.get_field(message, f) for f in spec.fields], np.float32)
         except (AttributeError, IndexError, TypeError, ValueError) as error:
@@ -260,22 +268,22 @@ class Session:
         if not np.isfinite(values).all():
             topic.fault = f'not finite: {", ".join(map(str, values))}'
             return
-        self.observer.put(spec.name, replay_messages.stamp_ns(message), values, message, time.monotonic())
+        self.observer.put(spec.name, replay_messages.stamp_ns(message), values, message, _monotonic(at))
         self._tick()
 
-    def _on_image(self, spec, topic: Topic, data: bytes, message) -> None:
-        self._keep(topic, data)
+    def _on_image(self, spec, topic: Topic, data: bytes, message, at: int) -> None:
+        self._keep(topic, data, at)
         try:
             pixels = images.to_camera(message.encoding, message.height, message.width, message.step,
                                       message.is_bigendian, message.data, spec, 'picture')
         except DataError as error:
             topic.fault = str(error)
             return
-        self.observer.put(spec.name, replay_messages.stamp_ns(message), pixels, message, time.monotonic())
+        self.observer.put(spec.name, replay_messages.stamp_ns(message), pixels, message, _monotonic(at))
         self._tick()
 
-    def _on_command(self, topic: Topic, data: bytes, message) -> None:
-        self._keep(topic, data)
+    def _on_command(self, topic: Topic, data: bytes, message, at: int) -> None:
+        self._keep(topic, data, at)
         action = self.contract.action
         values = [replay_messages.get_field(message, field) for field in action.fields]
         for field, value, low, high in zip(action.fields, values, action.low, action.high, strict=True):
@@ -283,7 +291,7 @@ class Session:
                 topic.fault = f'{field} is {value:g}, expected {low:g} to {high:g} {action.unit} as the contract says'
                 self._spoilt(f'{topic.topic}: {topic.fault}')
                 return
-        self.recorder.command(message, action.normalise(values), time.monotonic())
+        self._commands.append((message, action.normalise(values), _monotonic(at)))
 
     def _spoilt(self, why: str) -> None:
         """An episode with such a command cannot be imported: say so now, not after a day of recording."""
@@ -328,8 +336,20 @@ class Session:
             return
         if self.operator is not None:
             observation = dataclasses.replace(observation, label=self.operator.take())
+        while self._commands and self._precedes(*self._commands[0], observation):
+            self.recorder.command(*self._commands.popleft())
         for record in self.recorder.observe(observation, time.monotonic()):
             self._write(record)
+
+    @staticmethod
+    def _precedes(command, _action, arrived: float, observation) -> bool:
+        """Tell whether a command was sent before a picture, and therefore belongs to the one before it.
+
+        The answer to a picture carries its stamp, that of a teleoperator the time at which it was made. The order of
+        arrival is no witness: in a process that is served late, answer and picture come together, in any order.
+        """
+        apart = replay_messages.stamp_ns(command) - observation.stamp
+        return apart < 0 if abs(apart) < PAUSE_S * 1e9 else arrived < observation.arrived
 
     def _write(self, record: Record) -> None:
         observation = record.observation

@@ -74,7 +74,8 @@ class Topic:
     profile : QoSProfile
         What is requested.
     take : callable
-        Gets (topic, serialised message, deserialised message).
+        Gets (topic, serialised message, deserialised message, time of its reception). The time is the middleware's,
+        in wall-clock ns: in it a message keeps its place however late it is served here.
     speaks : bool
         True when silence is a fault: a camera; False when nothing need come, e.g. from a joystick.
     frame : str
@@ -83,7 +84,7 @@ class Topic:
     """
 
     def __init__(self, node: Node, name: str, topic: str, kind: str, profile: QoSProfile,
-                 take: Callable[['Topic', bytes, object], None], speaks: bool = True, frame: str = ''):
+                 take: Callable[['Topic', bytes, object, int], None], speaks: bool = True, frame: str = ''):
         self.node, self.name, self.kind, self.profile, self.speaks = node, name, kind, profile, speaks
         self.pace, self.fault, self.lost, self.dropped = Pace(), '', 0, 0
         self._class, self._take, self._frame = message_class(kind), take, frame
@@ -146,9 +147,9 @@ class Topic:
     def _on_lost(self, event) -> None:
         self.lost = int(event.total_count)
 
-    def _on_message(self, data: bytes) -> None:
+    def _on_message(self, data: bytes, info: dict) -> None:
         message = deserialize_message(data, self._class)
         self.pace.put(stamp_ns(message), time.monotonic())
         frame = message.header.frame_id
         self.fault = f'frame {frame!r}, expected {self._frame!r}' if self._frame and frame != self._frame else ''
-        self._take(self, data, message)
+        self._take(self, data, message, int(info.get('received_timestamp') or 0) or time.time_ns())
