@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-sim', action='store_true', help='no simulation: camera and arm are started by you')
     parser.add_argument('--nodes', default='', metavar='NAME,...',
                         help=f'only these of {", ".join(graph.NODE_NAMES)}; the others run on another machine')
+    parser.add_argument('--camera', default='', metavar='NAME',
+                        help=f'with --no-sim, a camera node of ours: {", ".join(graph.CAMERAS)} (default: none)')
     parser.add_argument('--use-sim-time', action='store_true', help='take data stamps from /clock')
     parser.add_argument('--domain-id', type=int, default=None, metavar='N', help='ROS_DOMAIN_ID of the nodes')
     parser.add_argument('--network', action='store_true',
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the graph until SIGINT or SIGTERM (0) or until a node ends by itself (FospError naming it)."""
     options = graph.GraphOptions(
         namespace=args.namespace, model=args.model, params_file=args.params, task=args.task, sim=not args.no_sim,
-        use_sim_time=args.use_sim_time, nodes=graph.names(args.nodes),
+        camera=args.camera, use_sim_time=args.use_sim_time, nodes=graph.names(args.nodes),
         overrides=tuple(parse_setting(text) for text in args.settings))
     if args.domain_id is not None and not 0 <= args.domain_id <= 101:
         raise FospError(f'--domain-id {args.domain_id}: expected 0 to 101 (higher ports may be in use)')

@@ -23,6 +23,7 @@ ARGUMENTS = (
     ('task', '', f'Task of the simulation ({", ".join(graph.TASKS)}); empty: as in the parameter file.'),
     ('sim', 'true', 'Simulated arm and camera. With false you start the camera and the arm.'),
     ('nodes', '', f'Only these nodes, with commas, of {", ".join(graph.NODE_NAMES)}; the others run elsewhere.'),
+    ('camera', '', f'With sim:=false, a camera node of ours ({", ".join(graph.CAMERAS)}); empty: you start yours.'),
     ('use_sim_time', 'false', 'Take data stamps from /clock. Watchdogs stay on the monotonic clock.'),
     ('local', 'true', 'All nodes on this machine: loopback discovery and the local Fast DDS profile.'),
 )
@@ -42,6 +43,8 @@ def _nodes(context):
                                  task=text('task'), sim=_is_true(context, 'sim'),
                                  use_sim_time=_is_true(context, 'use_sim_time'),
                                  nodes=graph.names(text('nodes')))
+                                 task=text('task'), sim=_is_true(context, 'sim'), camera=text('camera'),
+                                 use_sim_time=_is_true(context, 'use_sim_time'))
     environment = graph.environment(_is_true(context, 'local'))
     actions = [SetEnvironmentVariable(key, value) for key, value in environment.items()]
     # `ros2 launch` orphans its nodes on SIGTERM: they look for this process and end themselves.

@@ -66,7 +66,8 @@ def evaluate_launch_file(**arguments):
 
 
 @pytest.mark.parametrize('arguments', [{}, {'sim': 'false'}, {'namespace': 'left', 'task': 'unseen3',
-                                                             'use_sim_time': 'true'}])
+                                                             'use_sim_time': 'true'},
+                                       {'sim': 'false', 'camera': 'realsense'}])
 def test_the_launch_file_starts_exactly_the_nodes_of_the_table(arguments, tmp_path):
     (tmp_path / 'mine.yaml').write_text('{}')
     arguments = arguments | {'model': str(tmp_path), 'params_file': str(tmp_path / 'mine.yaml')}
@@ -74,7 +75,8 @@ def test_the_launch_file_starts_exactly_the_nodes_of_the_table(arguments, tmp_pa
     specs = graph.build(graph.GraphOptions(
         namespace=arguments.get('namespace', 'fosp'), model=arguments['model'], params_file=arguments['params_file'],
         task=arguments.get('task', ''), sim=arguments.get('sim', 'true') == 'true',
-        use_sim_time=arguments.get('use_sim_time') == 'true'))
+        use_sim_time=arguments.get('use_sim_time') == 'true', camera=arguments.get('camera', '')))
+    assert [s.name for s in specs].count('realsense') == (arguments.get('camera') == 'realsense')
     expected = [{'package': s.package, 'executable': s.executable, 'name': s.name, 'namespace': s.namespace,
                  'parameters': [*s.params_files] + ([dict(s.params)] if s.params else []), 'remappings': []}
                 for s in specs]
@@ -118,7 +120,7 @@ def test_every_node_has_an_entry_point_that_calls_its_module():
                    if e.group == 'console_scripts'}
     except metadata.PackageNotFoundError:
         pytest.skip('fosp_ros is not installed')
-    for spec in graph.build():
+    for spec in [*graph.build(), *graph.build(graph.GraphOptions(sim=False, camera='realsense'))]:
         assert scripts[spec.executable] == f'{spec.module}:main'
 
 
@@ -138,6 +140,8 @@ def test_a_command_line_carries_name_namespace_files_and_quoted_values(tmp_path)
     ({'task': 'unseen9'}, "task 'unseen9': expected one of standard"),
     ({'params_file': '/nowhere.yaml'}, '/nowhere.yaml: no such parameter file'),
     ({'model': '/nowhere'}, '/nowhere: no such model folder'),
+    ({'camera': 'kinect', 'sim': False}, "camera 'kinect': expected one of realsense"),
+    ({'camera': 'realsense'}, 'the simulation publishes pictures, too'),
     ({'overrides': (('lerner', 'explore', True),)}, "no node 'lerner'; nodes: sim_bridge"),
 ])
 def test_what_a_user_gets_wrong_is_one_sentence(options, words):
