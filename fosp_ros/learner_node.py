@@ -18,11 +18,10 @@ from std_msgs.msg import UInt8MultiArray
 
 from fosp_core import paths
 from fosp_core.contract import Contract
-from fosp_core.data import images
 from fosp_core.data import messages as replay_messages
 from fosp_core.data.joiner import ACTION, POLICIES
 from fosp_core.errors import DataError
-from fosp_ros import diagnostics, observing, qos
+from fosp_ros import diagnostics, observing, pictures, qos
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import message_class, replay_set
 from fosp_ros.model_slot import SHADOW_TICKS, ModelSlot
@@ -102,6 +101,8 @@ class LearnerNode(ManagedNode):
         self.waiter.cancel()
         self.every(0.25, self._swap_when_idle)
         diagnostics.Reporter(self, self._report)
+        if pictures.bridge().refusal:
+            self.get_logger().warning(pictures.bridge().refusal)
         self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} '
                                f'({self.slot.bundle.sha256[:12]}), contract {contract.name} {contract.hash[:12]}')
 
@@ -139,8 +140,7 @@ class LearnerNode(ManagedNode):
     def _on_image(self, spec, message: Image) -> None:
         now = time.monotonic()
         try:
-            pixels = images.to_camera(message.encoding, message.height, message.width, message.step,
-                                      message.is_bigendian, message.data, spec)
+            pixels = pictures.to_camera(message, spec)
         except DataError as error:
             self._fault(str(error))
             return

@@ -17,9 +17,10 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.serialization import serialize_message
 
 from fosp_core.contract import Contract
-from fosp_core.data import images, live_bag
+from fosp_core.data import live_bag
 from fosp_core.data import messages as replay_messages
 from fosp_core.errors import DataError, FospError
+from fosp_ros import pictures
 from fosp_ros.messages import replay_set
 from fosp_ros.observing import EVENT, STAMPED, Observer
 from fosp_ros.operator_labels import JoyButtons, Operator
@@ -101,6 +102,8 @@ class Session:
                  say: Callable[[str], None]):
         self.contract, self.args, self._say = contract, args, say
         self.ready = False
+        if pictures.bridge().refusal:
+            say(f'warning: {pictures.bridge().refusal}')
         for kind in replay_messages.types(contract).values():
             live_bag.definition(kind)
         self.node = Node('fosp_record', namespace=args.namespace, enable_rosout=False)
@@ -274,8 +277,7 @@ class Session:
     def _on_image(self, spec, topic: Topic, data: bytes, message, at: int) -> None:
         self._keep(topic, data, at)
         try:
-            pixels = images.to_camera(message.encoding, message.height, message.width, message.step,
-                                      message.is_bigendian, message.data, spec, 'picture')
+            pixels = pictures.to_camera(message, spec, 'picture')
         except DataError as error:
             topic.fault = str(error)
             return

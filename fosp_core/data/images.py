@@ -3,7 +3,8 @@
 """sensor_msgs/Image fields to and from arrays, with numpy alone. Nodes and the bag importer use it.
 
 PyPI's cv-bridge returns wrong pixels, without an error, for depth images and for padded rows; hence this one. It
-takes the fields rather than a message, so it needs no ROS.
+takes the fields rather than a message, so it needs no ROS. `fosp_ros.pictures` uses a distribution's cv_bridge instead
+where there is one that gives the same.
 """
 
 import array
@@ -65,12 +66,16 @@ def to_array(encoding: str, height: int, width: int, step: int, is_bigendian: in
     else:
         pixels = np.lib.stride_tricks.as_strided(buffer, (height, row), (step, 1), writeable=False)
         pixels = np.ascontiguousarray(pixels).reshape(-1)
-    pixels = pixels.view(item).reshape(height, width, channels)
+    return in_rgb(encoding, pixels.view(item).reshape(height, width, channels))
+
+
+def in_rgb(encoding: str, pixels: np.ndarray) -> np.ndarray:
+    """Return (H, W, C) in the channel order of `encoding` as rgb without alpha: a copy in this machine's byte order."""
     if encoding in ('bgr8', 'bgra8', '8UC3'):      # OpenCV's order is what an unnamed 8UC3 means in ROS
         pixels = pixels[..., 2::-1]
     elif encoding == 'rgba8':
         pixels = pixels[..., :3]
-    return np.array(pixels, item.newbyteorder('='), order='C')
+    return np.array(pixels, pixels.dtype.newbyteorder('='), order='C')
 
 
 def to_camera(encoding: str, height: int, width: int, step: int, is_bigendian: int, data, camera: CameraSpec,
@@ -82,7 +87,11 @@ def to_camera(encoding: str, height: int, width: int, step: int, is_bigendian: i
     camera's topic.
     """
     where = where or camera.topic
-    pixels = to_array(encoding, height, width, step, is_bigendian, data, where)
+    return for_camera(encoding, to_array(encoding, height, width, step, is_bigendian, data, where), camera, depth_range)
+
+
+def for_camera(encoding: str, pixels: np.ndarray, camera: CameraSpec, depth_range: float = DEPTH_RANGE_M) -> np.ndarray:
+    """Return what `to_camera` does, from pixels as `to_array` gives them."""
     if encoding in _DEPTH:
         metres = pixels.astype(np.float32) * _DEPTH[encoding]
         metres[~np.isfinite(metres)] = 0.0
