@@ -69,12 +69,17 @@ class GraphOptions:
     task: str = ''
     sim: bool = True
     camera: str = ''    # a camera node of ours, from CAMERAS; '': the simulation's, or one that the user starts
+    arm: str = ''       # from ARMS: topics of an arm driver
+    topics: tuple[tuple[str, str], ...] = ()  # (name in the graph, topic outside), stronger than `arm`
     use_sim_time: bool = False
     overrides: tuple[tuple[str, str, Any], ...] = ()  # (node, parameter, value)
     nodes: tuple[str, ...] = ()                       # only these, the others run elsewhere; () for all
 
 
 CAMERAS = ('realsense',)
+TOPICS = ('image', 'ee_pose', 'joint_states', 'command_out', 'label')    # that a driver may call otherwise
+# Where an arm's own nodes listen and speak. MoveIt Servo has these names in every release since Humble.
+ARMS = {'servo': {'command_out': '/servo_node/delta_twist_cmds', 'joint_states': '/joint_states'}}
 # name, executable, module, takes the model, only in simulation, critical; a camera is started when it is asked for
 _TABLE = (
     ('sim_bridge', 'fosp_sim_bridge', 'fosp_sim.bridge_node', False, True, False),
@@ -98,7 +103,7 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
     Raises
     ------
     FospError
-        For an unknown task, camera or node, or a file that is not there.
+        For an unknown task, camera, arm, topic or node, or a file that is not there.
 
     """
     task = options.task.removeprefix('safereach/') if options.task != 'safereach' else 'standard'
@@ -109,6 +114,15 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
     if options.camera and options.sim:
         raise FospError(f'camera {options.camera}: the simulation publishes pictures, too; switch it off (sim:=false, '
                         '--no-sim)')
+    if options.arm and options.arm not in ARMS:
+        raise FospError(f'arm {options.arm!r}: expected one of {", ".join(ARMS)}, or nothing')
+    if options.sim and (options.arm or options.topics):
+        raise FospError(f'arm {options.arm or dict(options.topics)}: the simulation is an arm, too; switch it off '
+                        '(sim:=false, --no-sim)')
+    for source, target in options.topics:
+        if not source or not target or ' ' in source + target:
+            raise FospError(f'topic {source!r} -> {target!r}: expected two names')
+    remappings = tuple({**ARMS.get(options.arm, {}), **dict(options.topics)}.items())
     if options.params_file and not Path(options.params_file).is_file():
         raise FospError(f'{options.params_file}: no such parameter file')
     if options.model and not Path(options.model).is_dir():
@@ -135,7 +149,7 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
             params['latch_file'] = f'latch-run-{RUN}.json'
         params.update({key: value for node, key, value in options.overrides if node == name})
         specs.append(NodeSpec(name, executable, module, namespace=options.namespace, params=params,
-                              params_files=tuple(files), critical=critical))
+                              params_files=tuple(files), remappings=remappings, critical=critical))
     return specs
 
 

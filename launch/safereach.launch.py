@@ -24,6 +24,8 @@ ARGUMENTS = (
     ('sim', 'true', 'Simulated arm and camera. With false you start the camera and the arm.'),
     ('nodes', '', f'Only these nodes, with commas, of {", ".join(graph.NODE_NAMES)}; the others run elsewhere.'),
     ('camera', '', f'With sim:=false, a camera node of ours ({", ".join(graph.CAMERAS)}); empty: you start yours.'),
+    ('arm', '', f'With sim:=false, the topics of an arm driver ({", ".join(graph.ARMS)}); empty: those of the graph.'),
+    *((f'{name}_topic', '', f'With sim:=false, where `{name}` lies; empty: as `arm` says.') for name in graph.TOPICS),
     ('use_sim_time', 'false', 'Take data stamps from /clock. Watchdogs stay on the monotonic clock.'),
     ('local', 'true', 'All nodes on this machine: loopback discovery and the local Fast DDS profile.'),
 )
@@ -44,6 +46,8 @@ def _nodes(context):
                                  use_sim_time=_is_true(context, 'use_sim_time'),
                                  nodes=graph.names(text('nodes')))
                                  task=text('task'), sim=_is_true(context, 'sim'), camera=text('camera'),
+                                 arm=text('arm'), topics=tuple((name, text(f'{name}_topic')) for name in graph.TOPICS
+                                                               if text(f'{name}_topic')),
                                  use_sim_time=_is_true(context, 'use_sim_time'))
     environment = graph.environment(_is_true(context, 'local'))
     actions = [SetEnvironmentVariable(key, value) for key, value in environment.items()]
