@@ -121,7 +121,7 @@ class Checker:
         kind = message_class(contract.action.type)
         self._empty = kind
         target = topics['command_out']
-        self.samples: list[tuple[float, float]] = []
+        self._heard: list[tuple[float, float, float]] = []      # stamp, reception, position
         self.frame = ''
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
@@ -151,8 +151,8 @@ class Checker:
             missing = [] if ears else [f'{self._name}: nobody listens: is the arm driver running?']
             if wrong := sorted({i.topic_type for i in ears} - {self.contract.action.type}):
                 missing.append(f'{self._name}: the listener wants {wrong[0]}, expected {self.contract.action.type}')
-            if len(self.samples) < 10:
-                missing.append(f'{self._pose.topic_name}: {len(self.samples)} poses so far')
+            if len(self._heard) < 10:
+                missing.append(f'{self._pose.topic_name}: {len(self._heard)} poses so far')
             if not missing:
                 break
             if time.monotonic() > end:
@@ -160,6 +160,16 @@ class Checker:
         if self.frame != self._vector.frame:
             raise FospError(f'{self._pose.topic_name}: frame {self.frame!r}, expected {self._vector.frame!r}')
         return {'listeners': sorted({i.node_name for i in ears}), 'pose_hz': round(1.0 / self.interval, 2)}
+
+    @property
+    def samples(self) -> list[tuple[float, float]]:
+        """Time (s) and position (m) of each pose: its stamp, later by the shortest way to us.
+
+        So neither a late delivery counts as motion, nor does a clock that is not ours; what all poses have in common of
+        their way counts against the driver.
+        """
+        way = min((received - stamp for stamp, received, _ in self._heard), default=0.0)
+        return [(stamp + way, place) for stamp, _, place in self._heard]
 
     @property
     def interval(self) -> float:
@@ -180,13 +190,13 @@ class Checker:
     def motion(self, sign: float, silent: bool, noise: float) -> Stop:
         """Move, end it by silence or by a zero command, and measure the standstill."""
         args, since = self.args, time.time()
-        start, last = self.samples[-1][1], since
+        start, last = self._heard[-1][2], since
         due = time.monotonic()
         while time.time() - since < args.seconds:
             last = self._send(sign * args.speed)
             due += self.contract.period
             self._spin(max(0.0, due - time.monotonic()))
-            way, longest = self.samples[-1][1] - start, args.speed * (time.time() - since)
+            way, longest = self._heard[-1][2] - start, args.speed * (time.time() - since)
             if abs(way) > 2.0 * longest + 0.01 or sign * way < -0.25 * longest - 0.005:
                 self._send(0.0)
                 raise FospError(f'commanded {sign * args.speed:+.3f} m/s along {args.axis}, but it went '
@@ -213,7 +223,10 @@ class Checker:
     def _on_pose(self, message, info: dict) -> None:
         self.frame = message.header.frame_id
         at = int(info.get('received_timestamp') or 0) or time.time_ns()
-        self.samples.append((1e-9 * at, messages.get_field(message, self._vector.fields[self._field])))
+        stamp = messages.stamp_ns(message)
+        if not self._heard or 1e-9 * stamp > self._heard[-1][0]:     # a pose of the same time says nothing new
+            self._heard.append((1e-9 * stamp, 1e-9 * at, messages.get_field(message, self._vector.fields[self._field])))
+
 
 
 def run(args: argparse.Namespace) -> int:
