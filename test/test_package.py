@@ -18,6 +18,7 @@ TOP_LEVEL = {'fosp_ros', 'fosp_core', 'launch', 'config', 'models', 'sim', 'test
              'setup.py', 'setup.cfg', 'README.md', 'LICENSE', 'CHANGELOG.rst', 'Makefile'}
 # Import name -> the distribution of setup.py that brings it.
 LIBRARIES = {'numpy': 'numpy', 'yaml': 'pyyaml', 'rosbags': 'rosbags', 'mcap': 'mcap', 'safetensors': 'safetensors',
+             'pyrealsense2': 'pyrealsense2',
              'onnxruntime': 'onnxruntime', 'cv2': 'opencv-python-headless', 'tqdm': 'tqdm', 'torch': 'torch',
              'onnx': 'onnx', 'onnxscript': 'onnxscript', 'scipy': 'scipy', 'tensorboard': 'tensorboard',
              'mujoco': 'mujoco', 'gymnasium': 'gymnasium', 'PIL': 'pillow', 'pytest': 'pytest',
