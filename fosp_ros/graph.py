@@ -78,7 +78,7 @@ class GraphOptions:
 
 CAMERAS = ('realsense',)
 TOPICS = ('image', 'ee_pose', 'joint_states', 'command_out', 'label')    # that a driver may call otherwise
-# Where an arm's own nodes listen and speak. MoveIt Servo has these names in every release since Humble.
+# Where an arm's own nodes listen and speak. For MoveIt Servo: its defaults on Jazzy, in a node called servo_node.
 ARMS = {'servo': {'command_out': '/servo_node/delta_twist_cmds', 'joint_states': '/joint_states'}}
 # name, executable, module, takes the model, only in simulation, critical; a camera is started when it is asked for
 _TABLE = (

@@ -42,13 +42,11 @@ def _nodes(context):
     def text(name):
         return LaunchConfiguration(name).perform(context)
     options = graph.GraphOptions(namespace=text('namespace'), model=text('model'), params_file=text('params_file'),
-                                 task=text('task'), sim=_is_true(context, 'sim'),
-                                 use_sim_time=_is_true(context, 'use_sim_time'),
-                                 nodes=graph.names(text('nodes')))
                                  task=text('task'), sim=_is_true(context, 'sim'), camera=text('camera'),
                                  arm=text('arm'), topics=tuple((name, text(f'{name}_topic')) for name in graph.TOPICS
                                                                if text(f'{name}_topic')),
-                                 use_sim_time=_is_true(context, 'use_sim_time'))
+                                 use_sim_time=_is_true(context, 'use_sim_time'),
+                                 nodes=graph.names(text('nodes')))
     environment = graph.environment(_is_true(context, 'local'))
     actions = [SetEnvironmentVariable(key, value) for key, value in environment.items()]
     # `ros2 launch` orphans its nodes on SIGTERM: they look for this process and end themselves.
