@@ -65,6 +65,8 @@ setup(
         'ros-jazzy': ros_wheels('jazzy', '7.1.6', '5.3.6'),
         'ros-kilted': ros_wheels('kilted', '9.1.2', '5.5.1'),
         'report': ['pillow>=10'],
+        # Its wheels for ARM end at Python 3.10. Needs the system's libusb-1.0.
+        'realsense': ['pyrealsense2>=2.55,<3; platform_machine == "x86_64"'],
         # Not installed by `make venv`: what `make coverage` and `make mutation` need.
         'dev': ['coverage>=7.6,<8', 'mutmut>=3.8,<4'],
         'test': ['pytest>=7.4', 'pytest-timeout>=2.2', 'hypothesis>=6.98', 'psutil>=5.9', 'ruff>=0.6'],
@@ -74,6 +76,7 @@ setup(
         'console_scripts': [
             'fosp = fosp_core.cli:main',
             'fosp_sim_bridge = fosp_sim.bridge_node:main',
+            'fosp_realsense = fosp_ros.realsense_node:main',
             'fosp_learner = fosp_ros.learner_node:main',
             'fosp_safety_filter = fosp_ros.safety_filter_node:main',
             'fosp_trainer = fosp_ros.trainer_node:main',

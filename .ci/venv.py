@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-EXTRAS = ('core', 'train', 'formats', 'sim', 'report', 'test')
+EXTRAS = ('core', 'train', 'formats', 'sim', 'realsense', 'report', 'test')
 GL_PACKAGES = ('libegl1', 'libegl-mesa0', 'libgl1', 'libgl1-mesa-dri', 'libosmesa6')
 
 
@@ -53,13 +53,16 @@ def stamp_text(extras: tuple, constraints: Path) -> str:
 
 def have_gl_libraries() -> bool:
     """Return whether EGL or OSMesa can be loaded; that a picture comes out is tested by the simulator at its start."""
-    def loads(name: str) -> bool:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            return False
-        return True
     return (loads('libEGL.so.1') and (loads('libGL.so.1') or loads('libOpenGL.so.0'))) or loads('libOSMesa.so.8')
+
+
+def loads(name: str) -> bool:
+    """Return whether a shared library is there."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def renders(python: Path) -> bool:
@@ -85,6 +88,19 @@ def need_gl(python: Path) -> None:
     fail(f'no headless OpenGL works here; run: {line}')
 
 
+def want_usb() -> None:
+    """Install what the RealSense library needs, as `need_gl` does; without it everything else works."""
+    if loads('libusb-1.0.so.0'):
+        return
+    line = 'apt-get install --no-install-recommends libusb-1.0-0'
+    if os.geteuid() == 0 and Path('/usr/bin/apt-get').exists():
+        env = {**clean_environment(), 'DEBIAN_FRONTEND': 'noninteractive'}
+        for command in (['apt-get', 'update', '-qq'], [*line.split(), '-y', '-qq']):
+            subprocess.run(command, env=env, check=False, stdout=subprocess.DEVNULL)
+    if not loads('libusb-1.0.so.0'):
+        print(f'note: RealSense cameras need libusb: {line}', flush=True)
+
+
 def build(venv: Path, extras: tuple, constraints: Path, sourced: str) -> None:
     """Create the environment and install the package in it, editable."""
     print(f'making {venv} with Python {sys.version.split()[0]} '
@@ -99,6 +115,7 @@ def build(venv: Path, extras: tuple, constraints: Path, sourced: str) -> None:
         fail(f'pip could not install the pinned packages into {venv} (see above); nothing is kept as finished, '
              'run the same command again')
     need_gl(python)
+    want_usb()
 
 
 def main() -> int:

@@ -25,6 +25,8 @@ COMMANDS = {
     'study': ('fosp_core.study.cli', 'train, adapt and evaluate many models by a plan; resumable'),
     'up': ('fosp_ros.up', 'start the node graph without ros2 launch'),
     'demo': ('fosp_ros.demo', 'standard episodes, a changed scene, fine-tuning, a report'),
+    'record': ('fosp_ros.record', 'record the topics of a live graph, with labels, into a bag'),
+    'check-arm': ('fosp_ros.check_arm', 'does the arm driver follow, and halt when the commands end?'),
     'play': ('fosp_ros.play', "publish a bag's replay records to a running trainer"),
     'bench': ('fosp_core.bench', 'measure latency and throughput'),
     'calibrate': ('fosp_core.deploy.calibrate_cli', 'recompute the levels of a bundle on held-out bags'),

@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The one description of the graph: four nodes, their parameters and the environment of their processes.
+"""The one description of the graph: its nodes, their parameters and the environment of their processes.
 
 `launch/safereach.launch.py` and `fosp up` both read it, so that they cannot drift apart. Pure Python: no rclpy, no
 launch.
@@ -68,14 +68,22 @@ class GraphOptions:
     params_file: str = ''
     task: str = ''
     sim: bool = True
+    camera: str = ''    # a camera node of ours, from CAMERAS; '': the simulation's, or one that the user starts
+    arm: str = ''       # from ARMS: topics of an arm driver
+    topics: tuple[tuple[str, str], ...] = ()  # (name in the graph, topic outside), stronger than `arm`
     use_sim_time: bool = False
     overrides: tuple[tuple[str, str, Any], ...] = ()  # (node, parameter, value)
     nodes: tuple[str, ...] = ()                       # only these, the others run elsewhere; () for all
 
 
-# name, executable, module, takes the model, only in simulation, critical
+CAMERAS = ('realsense',)
+TOPICS = ('image', 'ee_pose', 'joint_states', 'command_out', 'label')    # that a driver may call otherwise
+# Where an arm's own nodes listen and speak. For MoveIt Servo: its defaults on Jazzy, in a node called servo_node.
+ARMS = {'servo': {'command_out': '/servo_node/delta_twist_cmds', 'joint_states': '/joint_states'}}
+# name, executable, module, takes the model, only in simulation, critical; a camera is started when it is asked for
 _TABLE = (
     ('sim_bridge', 'fosp_sim_bridge', 'fosp_sim.bridge_node', False, True, False),
+    ('realsense', 'fosp_realsense', 'fosp_ros.realsense_node', False, False, False),
     ('learner', 'fosp_learner', 'fosp_ros.learner_node', True, False, False),
     ('safety_filter', 'fosp_safety_filter', 'fosp_ros.safety_filter_node', True, False, True),
     ('trainer', 'fosp_trainer', 'fosp_ros.trainer_node', True, False, False),
@@ -95,12 +103,26 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
     Raises
     ------
     FospError
-        For an unknown task or node, or a file that is not there.
+        For an unknown task, camera, arm, topic or node, or a file that is not there.
 
     """
     task = options.task.removeprefix('safereach/') if options.task != 'safereach' else 'standard'
     if task and task not in TASKS:
         raise FospError(f'task {options.task!r}: expected one of {", ".join(TASKS)}')
+    if options.camera and options.camera not in CAMERAS:
+        raise FospError(f'camera {options.camera!r}: expected one of {", ".join(CAMERAS)}, or nothing')
+    if options.camera and options.sim:
+        raise FospError(f'camera {options.camera}: the simulation publishes pictures, too; switch it off (sim:=false, '
+                        '--no-sim)')
+    if options.arm and options.arm not in ARMS:
+        raise FospError(f'arm {options.arm!r}: expected one of {", ".join(ARMS)}, or nothing')
+    if options.sim and (options.arm or options.topics):
+        raise FospError(f'arm {options.arm or dict(options.topics)}: the simulation is an arm, too; switch it off '
+                        '(sim:=false, --no-sim)')
+    for source, target in options.topics:
+        if not source or not target or ' ' in source + target:
+            raise FospError(f'topic {source!r} -> {target!r}: expected two names')
+    remappings = tuple({**ARMS.get(options.arm, {}), **dict(options.topics)}.items())
     if options.params_file and not Path(options.params_file).is_file():
         raise FospError(f'{options.params_file}: no such parameter file')
     if options.model and not Path(options.model).is_dir():
@@ -110,7 +132,8 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
             raise FospError(f'no node {node!r}; nodes: {", ".join(NODE_NAMES)}')
     specs = []
     for name, executable, module, takes_model, simulated, critical in _TABLE:
-        if simulated and not options.sim or options.nodes and name not in options.nodes:
+        if (simulated and not options.sim) or (name in CAMERAS and name != options.camera) \
+                or (options.nodes and name not in options.nodes):
             continue
         files = [str(paths.config_file(f'{name}.yaml'))]
         if options.params_file:
@@ -126,7 +149,7 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
             params['latch_file'] = f'latch-run-{RUN}.json'
         params.update({key: value for node, key, value in options.overrides if node == name})
         specs.append(NodeSpec(name, executable, module, namespace=options.namespace, params=params,
-                              params_files=tuple(files), critical=critical))
+                              params_files=tuple(files), remappings=remappings, critical=critical))
     return specs
 
 

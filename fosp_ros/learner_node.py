@@ -18,13 +18,12 @@ from std_msgs.msg import UInt8MultiArray
 
 from fosp_core import paths
 from fosp_core.contract import Contract
-from fosp_core.data import images
 from fosp_core.data import messages as replay_messages
-from fosp_core.data.joiner import ACTION, LABEL, POLICIES, Label
+from fosp_core.data.joiner import ACTION, POLICIES
 from fosp_core.errors import DataError
-from fosp_ros import diagnostics, observing, qos
+from fosp_ros import diagnostics, observing, pictures, qos
 from fosp_ros.lifecycle import ManagedNode, spin_node
-from fosp_ros.messages import message_class, restamped, time_of
+from fosp_ros.messages import message_class, replay_set
 from fosp_ros.model_slot import SHADOW_TICKS, ModelSlot
 from fosp_ros.observing import Observation, Observer
 from fosp_ros.parameters import P
@@ -102,6 +101,8 @@ class LearnerNode(ManagedNode):
         self.waiter.cancel()
         self.every(0.25, self._swap_when_idle)
         diagnostics.Reporter(self, self._report)
+        if pictures.bridge().refusal:
+            self.get_logger().warning(pictures.bridge().refusal)
         self.get_logger().info(f'model {self.slot.bundle.name} {self.slot.version} '
                                f'({self.slot.bundle.sha256[:12]}), contract {contract.name} {contract.hash[:12]}')
 
@@ -139,8 +140,7 @@ class LearnerNode(ManagedNode):
     def _on_image(self, spec, message: Image) -> None:
         now = time.monotonic()
         try:
-            pixels = images.to_camera(message.encoding, message.height, message.width, message.step,
-                                      message.is_bigendian, message.data, spec)
+            pixels = pictures.to_camera(message, spec)
         except DataError as error:
             self._fault(str(error))
             return
@@ -206,23 +206,9 @@ class LearnerNode(ManagedNode):
     def _publish_record(self, record: Record) -> None:
         if not self.replay:
             return
-        observation, contract = record.observation, self.contract
-        label = Label(*observation.label, step=record.step, policy=self._acted.pop(observation.stamp, ''))
-        for camera in contract.cameras:
-            source = observation.messages[camera.name]
-            fits = (source.height, source.width, source.encoding) == (camera.height, camera.width, camera.encoding)
-            message = restamped(source, observation.stamp) if fits else replay_messages.fill(
-                contract, camera.name, Image(), observation.stamp, observation.arrays[camera.name])
-            self.replay[camera.name].publish(message)
-        for vector in contract.vectors:
-            self.replay[vector.name].publish(restamped(observation.messages[vector.name], observation.stamp))
-        if record.command is None:
-            command = message_class(contract.action.type)()
-            command.header.stamp, command.header.frame_id = time_of(observation.stamp), contract.action.frame
-        else:
-            command = restamped(record.command, observation.stamp)
-        self.replay[ACTION].publish(command)
-        self.replay[LABEL].publish(replay_messages.fill(contract, LABEL, Joy(), observation.stamp, label))
+        policy = self._acted.pop(record.observation.stamp, '')
+        for kind, message in replay_set(self.contract, record, policy).items():
+            self.replay[kind].publish(message)
 
     # -- the model and the report -------------------------------------------------------------------------------------
     def _swap(self, idle: bool = False) -> None:

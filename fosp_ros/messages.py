@@ -8,6 +8,9 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 
+from fosp_core.contract import Contract
+from fosp_core.data import messages as replay_messages
+from fosp_core.data.joiner import ACTION, LABEL, Label
 from fosp_core.errors import ContractError
 
 
@@ -43,3 +46,29 @@ def restamped(message: Any, stamp_ns: int, frame: str | None = None) -> Any:
     copy.header.stamp = time_of(stamp_ns)
     copy.header.frame_id = message.header.frame_id if frame is None else frame
     return copy
+
+
+def replay_set(contract: Contract, record, policy: str = '') -> dict[str, Any]:
+    """Return the replay messages of one `recording.Record` by kind.
+
+    The learner publishes them and `fosp record` writes them. A picture that has the network's size and encoding
+    already is passed on as it came.
+    """
+    observation, made = record.observation, {}
+    for camera in contract.cameras:
+        source = observation.messages[camera.name]
+        fits = (source.height, source.width, source.encoding) == (camera.height, camera.width, camera.encoding)
+        made[camera.name] = restamped(source, observation.stamp) if fits else replay_messages.fill(
+            contract, camera.name, type(source)(), observation.stamp, observation.arrays[camera.name])
+    for vector in contract.vectors:
+        made[vector.name] = restamped(observation.messages[vector.name], observation.stamp)
+    if record.command is None:
+        command = message_class(contract.action.type)()
+        command.header.stamp, command.header.frame_id = time_of(observation.stamp), contract.action.frame
+    else:
+        command = restamped(record.command, observation.stamp)
+    made[ACTION] = command
+    label = Label(*observation.label, step=record.step, policy=policy)
+    made[LABEL] = replay_messages.fill(contract, LABEL, message_class(replay_messages.LABEL_TYPE)(),
+                                       observation.stamp, label)
+    return made

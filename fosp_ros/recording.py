@@ -73,6 +73,13 @@ class Recorder:
             self._recording = self._continuous
         return done
 
+    def end(self) -> list[Record]:
+        """Close the open observation as the last of its episode: nobody sees how it would have gone on."""
+        last, self._open = self._open, None
+        self._recording = self._continuous
+        return [] if last is None else [self._close(
+            dataclasses.replace(last, label=last.label._replace(is_last=True)), None, None)]
+
     def _close(self, observation: Observation, command: Any, action: np.ndarray | None) -> Record:
         record = Record(observation, command, self.step, action)
         self.step += 1

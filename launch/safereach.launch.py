@@ -23,6 +23,9 @@ ARGUMENTS = (
     ('task', '', f'Task of the simulation ({", ".join(graph.TASKS)}); empty: as in the parameter file.'),
     ('sim', 'true', 'Simulated arm and camera. With false you start the camera and the arm.'),
     ('nodes', '', f'Only these nodes, with commas, of {", ".join(graph.NODE_NAMES)}; the others run elsewhere.'),
+    ('camera', '', f'With sim:=false, a camera node of ours ({", ".join(graph.CAMERAS)}); empty: you start yours.'),
+    ('arm', '', f'With sim:=false, the topics of an arm driver ({", ".join(graph.ARMS)}); empty: those of the graph.'),
+    *((f'{name}_topic', '', f'With sim:=false, where `{name}` lies; empty: as `arm` says.') for name in graph.TOPICS),
     ('use_sim_time', 'false', 'Take data stamps from /clock. Watchdogs stay on the monotonic clock.'),
     ('local', 'true', 'All nodes on this machine: loopback discovery and the local Fast DDS profile.'),
 )
@@ -39,7 +42,9 @@ def _nodes(context):
     def text(name):
         return LaunchConfiguration(name).perform(context)
     options = graph.GraphOptions(namespace=text('namespace'), model=text('model'), params_file=text('params_file'),
-                                 task=text('task'), sim=_is_true(context, 'sim'),
+                                 task=text('task'), sim=_is_true(context, 'sim'), camera=text('camera'),
+                                 arm=text('arm'), topics=tuple((name, text(f'{name}_topic')) for name in graph.TOPICS
+                                                               if text(f'{name}_topic')),
                                  use_sim_time=_is_true(context, 'use_sim_time'),
                                  nodes=graph.names(text('nodes')))
     environment = graph.environment(_is_true(context, 'local'))

@@ -188,6 +188,10 @@ def open_bag(path: Path | str) -> Iterator[Reader]:
     if not path.exists():
         raise DataError(f'{path}: no such bag')
     if path.is_dir() and not (path / 'metadata.yaml').is_file():
+        from fosp_core.data.live_bag import mend  # late: it imports this module
+        if (saved := mend(path)) is not None:
+            _log.warning('%s: the recorder did not close it; finished now, %d messages saved', path, saved)
+    if path.is_dir() and not (path / 'metadata.yaml').is_file():
         storages = sorted(p.name for p in path.iterdir() if p.suffix in ('.mcap', '.db3'))
         hint = f'has {", ".join(storages)}: the recording was not closed; try `ros2 bag reindex`' if storages \
             else 'expected a rosbag2 folder'

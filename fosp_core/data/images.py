@@ -3,7 +3,8 @@
 """sensor_msgs/Image fields to and from arrays, with numpy alone. Nodes and the bag importer use it.
 
 PyPI's cv-bridge returns wrong pixels, without an error, for depth images and for padded rows; hence this one. It
-takes the fields rather than a message, so it needs no ROS.
+takes the fields rather than a message, so it needs no ROS. `fosp_ros.pictures` uses a distribution's cv_bridge instead
+where there is one that gives the same.
 """
 
 import array
@@ -47,8 +48,7 @@ def to_array(encoding: str, height: int, width: int, step: int, is_bigendian: in
         For an unknown encoding, a size of zero, rows shorter than the width, or too little data.
 
     """
-    pixels = _view(encoding, height, width, step, is_bigendian, data, where)
-    return np.array(_as_rgb(encoding, pixels), pixels.dtype.newbyteorder('='), order='C')
+    return in_rgb(encoding, _view(encoding, height, width, step, is_bigendian, data, where))
 
 
 def _view(encoding, height, width, step, is_bigendian, data, where) -> np.ndarray:
@@ -76,10 +76,13 @@ def _view(encoding, height, width, step, is_bigendian, data, where) -> np.ndarra
     return pixels.view(item).reshape(height, width, channels)
 
 
-def _as_rgb(encoding: str, pixels: np.ndarray) -> np.ndarray:
+def in_rgb(encoding: str, pixels: np.ndarray) -> np.ndarray:
+    """Return (H, W, C) in the channel order of `encoding` as rgb without alpha: a copy in this machine's byte order."""
     if encoding in ('bgr8', 'bgra8', '8UC3'):      # OpenCV's order is what an unnamed 8UC3 means in ROS
-        return pixels[..., 2::-1]
-    return pixels[..., :3] if encoding == 'rgba8' else pixels
+        pixels = pixels[..., 2::-1]
+    elif encoding == 'rgba8':
+        pixels = pixels[..., :3]
+    return np.array(pixels, pixels.dtype.newbyteorder('='), order='C')
 
 
 def to_camera(encoding: str, height: int, width: int, step: int, is_bigendian: int, data, camera: CameraSpec,
@@ -94,10 +97,10 @@ def to_camera(encoding: str, height: int, width: int, step: int, is_bigendian: i
     if ENCODINGS.get(encoding, ('',))[0] == 'u1':
         # Resized first: each channel is resized alone, and the small picture is cheaper to reorder.
         view = _view(encoding, height, width, step, is_bigendian, data, where)
-        pixels = np.array(_as_rgb(encoding, resize(view, camera.height, camera.width)), order='C')
+        pixels = in_rgb(encoding, resize(view, camera.height, camera.width))
     else:
         pixels = to_array(encoding, height, width, step, is_bigendian, data, where)
-    return _fit(pixels, encoding, camera, depth_range)
+    return for_camera(encoding, pixels, camera, depth_range)
 
 
 def from_compressed(layout: str, data, camera: CameraSpec, where: str | None = None,
@@ -144,11 +147,11 @@ def from_compressed(layout: str, data, camera: CameraSpec, where: str | None = N
             raise DataError(f'{where}: {layout!r} holds {pixels.dtype} of {pixels.shape[2]} channels, expected 8 bits')
         pixels = resize(pixels, camera.height, camera.width)
         pixels = np.array(pixels[..., :3] if 'compressed rgb' in how else pixels[..., 2::-1], order='C')
-        return _fit(pixels, 'rgb8', camera, depth_range)
+        return for_camera('rgb8', pixels, camera, depth_range)
     if pixels.dtype == np.uint16:
         depth = original.strip() == '16UC1'
-        return _fit(pixels, '16UC1' if depth else 'mono16', camera, depth_range)
-    return _fit(pixels, 'mono8', camera, depth_range)
+        return for_camera('16UC1' if depth else 'mono16', pixels, camera, depth_range)
+    return for_camera('mono8', pixels, camera, depth_range)
 
 
 def _jpeg_size(buffer: np.ndarray) -> tuple[int, int]:
@@ -162,8 +165,8 @@ def _jpeg_size(buffer: np.ndarray) -> tuple[int, int]:
     return 0, 0
 
 
-def _fit(pixels: np.ndarray, encoding: str, camera: CameraSpec, depth_range: float) -> np.ndarray:
-    """Rgb, grey, depth or 16 bits, (H, W, C), to the camera's size and encoding."""
+def for_camera(encoding: str, pixels: np.ndarray, camera: CameraSpec, depth_range: float = DEPTH_RANGE_M) -> np.ndarray:
+    """Return what `to_camera` does, from pixels as `to_array` gives them."""
     if encoding in _DEPTH:
         metres = pixels.astype(np.float32) * _DEPTH[encoding]
         metres[~np.isfinite(metres)] = 0.0

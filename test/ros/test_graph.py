@@ -66,7 +66,9 @@ def evaluate_launch_file(**arguments):
 
 
 @pytest.mark.parametrize('arguments', [{}, {'sim': 'false'}, {'namespace': 'left', 'task': 'unseen3',
-                                                             'use_sim_time': 'true'}])
+                                                             'use_sim_time': 'true'},
+                                       {'sim': 'false', 'camera': 'realsense'},
+                                       {'sim': 'false', 'arm': 'servo', 'ee_pose_topic': '/arm/pose'}])
 def test_the_launch_file_starts_exactly_the_nodes_of_the_table(arguments, tmp_path):
     (tmp_path / 'mine.yaml').write_text('{}')
     arguments = arguments | {'model': str(tmp_path), 'params_file': str(tmp_path / 'mine.yaml')}
@@ -74,9 +76,13 @@ def test_the_launch_file_starts_exactly_the_nodes_of_the_table(arguments, tmp_pa
     specs = graph.build(graph.GraphOptions(
         namespace=arguments.get('namespace', 'fosp'), model=arguments['model'], params_file=arguments['params_file'],
         task=arguments.get('task', ''), sim=arguments.get('sim', 'true') == 'true',
-        use_sim_time=arguments.get('use_sim_time') == 'true'))
+        use_sim_time=arguments.get('use_sim_time') == 'true', camera=arguments.get('camera', ''),
+        arm=arguments.get('arm', ''),
+        topics=(('ee_pose', '/arm/pose'),) if 'ee_pose_topic' in arguments else ()))
+    assert [s.name for s in specs].count('realsense') == (arguments.get('camera') == 'realsense')
     expected = [{'package': s.package, 'executable': s.executable, 'name': s.name, 'namespace': s.namespace,
-                 'parameters': [*s.params_files] + ([dict(s.params)] if s.params else []), 'remappings': []}
+                 'parameters': [*s.params_files] + ([dict(s.params)] if s.params else []),
+                 'remappings': [list(pair) for pair in s.remappings]}
                 for s in specs]
     for nodes in (launched['nodes'], expected):     # the latch of a simulated run is its own: another name each time
         for node in nodes:
@@ -118,7 +124,7 @@ def test_every_node_has_an_entry_point_that_calls_its_module():
                    if e.group == 'console_scripts'}
     except metadata.PackageNotFoundError:
         pytest.skip('fosp_ros is not installed')
-    for spec in graph.build():
+    for spec in [*graph.build(), *graph.build(graph.GraphOptions(sim=False, camera='realsense'))]:
         assert scripts[spec.executable] == f'{spec.module}:main'
 
 
@@ -138,6 +144,11 @@ def test_a_command_line_carries_name_namespace_files_and_quoted_values(tmp_path)
     ({'task': 'unseen9'}, "task 'unseen9': expected one of standard"),
     ({'params_file': '/nowhere.yaml'}, '/nowhere.yaml: no such parameter file'),
     ({'model': '/nowhere'}, '/nowhere: no such model folder'),
+    ({'camera': 'kinect', 'sim': False}, "camera 'kinect': expected one of realsense"),
+    ({'arm': 'crane', 'sim': False}, "arm 'crane': expected one of servo"),
+    ({'arm': 'servo'}, 'the simulation is an arm, too'),
+    ({'topics': (('image', ''),), 'sim': False}, 'expected two names'),
+    ({'camera': 'realsense'}, 'the simulation publishes pictures, too'),
     ({'overrides': (('lerner', 'explore', True),)}, "no node 'lerner'; nodes: sim_bridge"),
 ])
 def test_what_a_user_gets_wrong_is_one_sentence(options, words):
@@ -148,6 +159,15 @@ def test_what_a_user_gets_wrong_is_one_sentence(options, words):
 def test_task_names_are_accepted_with_and_without_the_family():
     for task, expected in (('safereach', 'standard'), ('safereach/unseen3', 'unseen3'), ('unseen1', 'unseen1')):
         assert graph.build(graph.GraphOptions(task=task))[0].params['task'] == expected
+
+
+def test_an_arm_driver_gets_its_topics_and_the_user_has_the_last_word():
+    specs = graph.build(graph.GraphOptions(sim=False, arm='servo', topics=(up.parse_topic('joint_states=/ur/joints'),)))
+    for spec in specs:
+        assert dict(spec.remappings) == {'command_out': '/servo_node/delta_twist_cmds', 'joint_states': '/ur/joints'}
+        assert 'command_out:=/servo_node/delta_twist_cmds' in spec.command('python')
+    with pytest.raises(FospError, match='NAME=TOPIC'):
+        up.parse_topic('joint_states')
 
 
 def test_what_the_user_has_set_is_kept():

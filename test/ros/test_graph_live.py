@@ -116,7 +116,7 @@ def test_episodes_fine_tune_swap_and_a_clean_end(up):
         return True
     rig.wait_for(lambda: alive() and len(operator.episodes) == 3, 60.0, 'three episodes')
     nodes = graph_process.nodes()
-    assert len(nodes) == len(graph.NODE_NAMES), [p.cmdline() for p in nodes]
+    assert len(nodes) == len(graph.build()), [p.cmdline() for p in nodes]
     files = own_files(nodes) - own_files([psutil.Process()])
     assert files, 'no shared memory seen: the test would prove nothing'
     assert [e['seed'] for e in operator.episodes] == ['7', '8', '9']

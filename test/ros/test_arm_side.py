@@ -1,0 +1,145 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The arm's side of command_out: a consumer with MoveIt Servo's rules obeys the real filter and halts when that is
+killed; `fosp check-arm` finds the driver that does not halt, and the one that does not follow.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from filter_cell import Cell
+from geometry_msgs.msg import PoseStamped
+from rclpy.node import Node
+from ros_rig import wait_for
+
+from fosp_core import cli
+from fosp_core.errors import FospError
+from fosp_ros import check_arm, diagnostics, graph, qos
+
+ARM = Path(__file__).parent.parent / 'servo_arm.py'
+CHECK = ('--arm', 'servo', '--topic', 'ee_pose=/arm/pose')
+
+
+class Watcher(Node):
+    def __init__(self):
+        super().__init__('watcher')
+        self.report, self.poses = {}, []
+        self.create_subscription(DiagnosticStatus, '/servo_node/report', self.take, 10)
+        self.create_subscription(PoseStamped, '/arm/pose', lambda m: self.poses.append(
+            (time.monotonic(), m.pose.position.x, m.pose.position.z)), qos.ANY)
+
+    def take(self, message):
+        self.report = {k: float(v) for k, v in diagnostics.values_of(message).items()}
+
+
+@pytest.fixture
+def arm(rig):
+    """Return a function that starts the arm: arm(incoming_command_timeout=0.2) -> watcher."""
+    processes = []
+
+    def start(**parameters):
+        arguments = [x for k, v in parameters.items() for x in ('-p', f'{k}:={v}')]
+        processes.append(subprocess.Popen([sys.executable, ARM, '--ros-args', *arguments]))
+        watcher = rig.add(Watcher())
+        rig.wait_for(lambda: len(watcher.poses) > 10, 20.0, 'poses of the arm')
+        return watcher
+    yield start
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+
+
+def check(*options, out=None):
+    words = [sys.executable, '-m', 'fosp_core.cli', 'check-arm', *CHECK, *map(str, options)]
+    words += ['--json', str(out)] if out else []
+    return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+
+def test_servo_obeys_the_filter_and_halts_when_it_is_killed(rig, arm, toy, tmp_path):
+    watcher = arm(incoming_command_timeout=0.2)
+    cell = rig.add(Cell(namespace='cell'))
+    cell.off = {'pose'}
+    cell.command = [0.02, 0.0, 0.0]
+    options = graph.GraphOptions(namespace='cell', sim=False, arm='servo', model=str(toy), topics=(
+        ('joint_states', '/cell/joint_states'), ('ee_pose', '/arm/pose')), overrides=(
+        ('safety_filter', 'latch_file', str(tmp_path / 'latch.json')), ('safety_filter', 'audit', False),
+        ('safety_filter', 'incidents', False)))
+    spec = next(s for s in graph.build(options) if s.name == 'safety_filter')
+    log = (tmp_path / 'log').open('wb')
+    process = subprocess.Popen(spec.command(sys.executable), stdout=log, stderr=log,
+                               env={**os.environ, **graph.environment()})
+    try:
+        cell.start()
+        rig.wait_for(lambda: watcher.report.get('speed', 0.0) > 0.015, 30.0, lambda: (tmp_path / 'log').read_text())
+        before = dict(watcher.report)
+        rig.wait_for(lambda: watcher.report['moved'] - before['moved'] > 0.02, 15.0, 'motion')
+        after = dict(watcher.report)
+        # Ten commands a second, each obeyed for up to 0.2 s: most loops find a fresh one, also beside a busy neighbour.
+        assert after['stale'] - before['stale'] < after['obeyed'] - before['obeyed'] and after['foreign'] == 0
+        process.kill()
+        died = time.monotonic()
+        rig.wait_for(lambda: watcher.report['speed'] == 0.0, 5.0, 'a standstill')
+        stood = len(watcher.poses)
+        assert time.monotonic() - died < 1.5
+        rig.wait_for(lambda: len(watcher.poses) > stood + 20, 10.0, 'poses after the standstill')
+        places = [x for _, x, _ in watcher.poses[stood + 2:]]
+        assert max(places) == min(places)
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+def test_a_driver_that_halts_in_time_passes(arm, tmp_path):
+    arm(incoming_command_timeout=0.2)
+    found = check()         # looks only
+    assert found.returncode == 0 and 'listening: servo_node' in found.stdout and 'add --move' in found.stdout
+    done = check('--move', '--trials', 2, '--limit', 0.4, out=tmp_path / 'a.json')
+    figures = json.loads((tmp_path / 'a.json').read_text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert figures['halts'] and figures['follows']
+    assert 0.1 < figures['silence_worst_s'] < 0.45      # 0.2 beside no neighbour
+    assert figures['zero_s'][0] < figures['silence_worst_s']
+
+
+@pytest.mark.parametrize(('parameters', 'text'), [
+    ({'incoming_command_timeout': 0.8}, 'TOO LATE'), ({'forward': True}, 'TOO LATE'), ({'scale': 0.4}, 'NOT followed')])
+def test_a_driver_that_does_not_is_found_out(arm, parameters, text):
+    watcher = arm(**parameters)
+    done = check('--move', '--trials', 1, '--seconds', 0.6)
+    assert done.returncode == 1 and text in done.stdout, done.stdout + done.stderr
+    wait_for(lambda: watcher.report['speed'] == 0.0, 5.0, 'a standstill after the check')
+
+
+def test_a_driver_in_other_units_is_stopped_at_once(arm):
+    watcher = arm(scale=-8.0)
+    done = check('--move', '--seconds', 3, '--speed', 0.02)
+    assert done.returncode == 2 and 'units, frame or sign are wrong; stopped' in done.stderr, done.stdout + done.stderr
+    heights = [z for _, _, z in watcher.poses]
+    assert max(heights) - min(heights) < 0.12       # at eight times the speed it would have been half a metre
+
+
+def test_what_is_missing_is_named(rig, kept_environment):
+    done = check('--wait', 1.5)
+    assert done.returncode == 2
+    assert '/servo_node/delta_twist_cmds: nobody listens' in done.stderr and '/arm/pose: 0 poses' in done.stderr
+    assert cli.main(['check-arm', '--speed', '1']) == 2
+
+
+def test_the_standstill_of_a_recorded_motion():
+    times = np.arange(0.0, 4.0, 0.02)
+    for halt in (0.0, 0.15, 1.0):
+        places = 0.02 * np.minimum(times, 1.0 + halt)
+        stop = check_arm.stop_of(list(zip(times, places, strict=True)), 1.0, 0.0)
+        assert abs(stop.seconds - halt) <= 0.021 and abs(stop.speed - 0.02) < 1e-6
+        assert abs(stop.metres - 0.02 * halt) < 1e-6
+    with pytest.raises(FospError, match='control rate at least'):
+        check_arm.stop_of([(0.0, 0.0), (3.0, 0.1)], 1.0, 0.0)
