@@ -6,7 +6,6 @@ Lessons.md 23 and 24: one mapping for recording and running, no rosbag2_py neede
 """
 
 import os
-import time
 import tracemalloc
 
 import numpy as np
@@ -165,14 +164,3 @@ def test_reading_streams(tmp_path, contract, make_episodes, write_bag):
     finally:
         tracemalloc.stop()
     assert peak < 0.5 * size
-
-
-def test_reading_is_fast(tmp_path, contract, make_episodes, write_bag):
-    """2,000 steps/s at least: an hour at 10 Hz in 18 s. Best of three, since the machine is shared."""
-    path = write_bag(tmp_path / 'bag', contract, make_episodes([80] * 5))
-    rates = []
-    for _ in range(3):
-        start = time.perf_counter()
-        steps = sum(map(len, read_episodes(path, contract)))
-        rates.append(steps / (time.perf_counter() - start))
-    assert max(rates) > 2000
