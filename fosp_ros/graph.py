@@ -23,7 +23,7 @@ TASKS = ('standard', 'unseen1', 'unseen2', 'unseen3')
 GROUND_TASKS = ('SafetyPointGoal1', 'SafetyPointGoal2', 'SafetyPointButton1', 'SafetyPointPush1', 'SafetyCarGoal1',
                 'SafetyCarGoal2', *(f'SafetyPointFading{kind}{level}' for kind in ('Easy', 'Hard')
                                     for level in (0, 1, 2)))
-GROUND_CONTRACT, GROUND_PARAMETERS = 'contract_safetygym.yaml', 'safetygym.yaml'
+GROUND_CONTRACT, GROUND_FILTER = 'contract_safetygym.yaml', 'safety_filter_ground.yaml'
 PROFILE = 'fastdds_local.xml'
 # One computing thread per process: two torch threads beside one busy process were measured 3 to 45 times slower.
 THREADS = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
@@ -119,9 +119,8 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
     for name, executable, module, takes_model, simulated, critical in _TABLE:
         if simulated and not options.sim or options.nodes and name not in options.nodes:
             continue
-        files = [str(paths.config_file(f'{name}.yaml'))]
-        if ground:      # other cameras, other actions: another contract, and other limits for the filter
-            files.append(str(paths.config_file(GROUND_PARAMETERS)))
+        # Other cameras and other actions: another contract, and other limits for the filter.
+        files = [str(paths.config_file(GROUND_FILTER if ground and name == 'safety_filter' else f'{name}.yaml'))]
         if options.params_file:
             files.append(str(Path(options.params_file).resolve()))
         params: dict[str, Any] = {}
