@@ -1,7 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The simulation bridge: SafeReach, or a task of Safety-Gymnasium, behind the topics of a real robot, at the pace of the
-wall clock.
+"""The simulation bridge: SafeReach, or a task of Safety-Gymnasium, behind the topics of a real robot, in real time.
 
 It stands where the arm's driver stands: it obeys `command_out`, whoever publishes it, but says when that was not the
 safety filter. Imports the simulator and rclpy; nothing of the learner.

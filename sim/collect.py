@@ -21,7 +21,7 @@ EVALUATION_SEEDS = 1_000_000    # layouts from here on are never in a data set
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp collect`."""
-    parser.add_argument('--task', default='safereach', 
+    parser.add_argument('--task', default='safereach',
                         help='safereach, safereach/unseen1 to unseen3, or of Safety-Gymnasium: SafetyPointGoal1 ...')
     parser.add_argument('--episodes', type=int, default=60, help='number of episodes, shared by the mix in turn')
     parser.add_argument('--mix', help=f'demonstrators in turn (default: all of {", ".join(demonstrators.KINDS)}; for '
@@ -119,8 +119,9 @@ def run(args: argparse.Namespace) -> int:
                 args.npz.mkdir(parents=True, exist_ok=True)
                 save_episode(args.npz / f'{task}_{args.seed + index:06d}.npz', episode)
             success = episode.meta.get('goals', episode.success) > 0    # there, approach is a reward too
-            results[episode.meta['policy']].append((success, episode.violation, len(episode) - 1,
-                                                    episode.meta.get('goals'), episode.reward.sum(), episode.cost.sum()))
+            results[episode.meta['policy']].append((
+                success, episode.violation, len(episode) - 1, episode.meta.get('goals'), episode.reward.sum(),
+                episode.cost.sum()))
     results['all'] = [r for v in results.values() for r in v]
     for kind, rows in results.items():
         if rows:

@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes safety-gymnasium 1.0.0 run on today's Python, mujoco, gymnasium and numpy, and draw fast. For `safetygym` alone.
+"""Makes safety-gymnasium 1.0.0 run on today's Python, mujoco, gymnasium and numpy, and draw fast. For `safetygym`.
 
 Its metadata pins versions that exclude Python 3.11 and later, and its own start-up code imports what gymnasium has
 removed since. So only its builder and tasks are imported, with a few substitutions at run time; each one is asserted,
@@ -28,9 +28,9 @@ REMEDY = 'run: make sim-gym'
 VISION, VISION_BACK = 'vision', 'vision_back'
 VISUAL = """<visual><quality offsamples="0" shadowsize="0" numslices="12" numstacks="8" numquads="1"/>
 <global offwidth="64" offheight="64"/></visual>"""
-# The starry sky is six pictures of 3259 x 3259: seconds and 190 MB at each reset, for black with a dim dot now and then.
+# The starry sky is six pictures of 3259 x 3259: seconds and 190 MB at each reset, for black with a rare dim dot.
 SKY = {'type': 'skybox', 'builtin': 'flat', 'rgb1': '0 0 0', 'rgb2': '0 0 0', 'width': '8', 'height': '48'}
-# Cameras of the project's main branch, which the FOSP authors used and PyPI never got. By the front camera of the wheel:
+# Cameras of the project's main branch, which the FOSP authors used and PyPI never got. By the wheel's front camera:
 # (pos, xyaxes, fovy) -> front, back.
 CAMERAS = {
     ('0 0 .15', '0 -1 0 .4 0 1', '90'): (
@@ -98,7 +98,7 @@ def _only(parent: ElementTree.Element, path: str) -> ElementTree.Element:
 
 
 def rewrite(xml: str) -> str:
-    """Return the MJCF of a world with a black sky, cheap rendering and the two cameras; raise FospError if it differs."""
+    """Return the MJCF of a world with a black sky, cheap rendering and two cameras; raise FospError if it differs."""
     root = ElementTree.fromstring(xml)
     sky = _only(root, "asset/texture[@type='skybox']")
     _assert(len([key for key in sky.attrib if key.startswith('file')]) == 6, 'its sky is not of six files')
@@ -176,7 +176,7 @@ def _lone_number(original):
 
 
 def make_builder(task_id: str, robot: str):
-    """Return the package's `Builder` of `SafetyPointGoal1-v0` and robot `Point`: a six-value environment without pictures.
+    """Return the package's `Builder` of `SafetyPointGoal1-v0` and robot `Point`: six values, no pictures.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks of Safety-Gymnasium as decisions of four raw steps, with two cameras. A Gymnasium environment whose step has the
-six values of Safety-Gymnasium. Imports mujoco and, through the adapter, safety_gymnasium; knows nothing of the learner.
+"""Tasks of Safety-Gymnasium as decisions of four raw steps, with two cameras: a Gymnasium environment whose step has
+the six values of Safety-Gymnasium. Imports mujoco and, through the adapter, safety_gymnasium; nothing of the learner.
 """
 
 import dataclasses
@@ -175,7 +175,7 @@ class SafetyGymEnv(gymnasium.Env):
         agent, matrix = inner.agent, inner.agent.mat
         ahead = matrix[:2, 0] if self.robot == 'Point' else -matrix[:2, 1]      # the car looks along its -y
         angular = self.data.body('agent').cvel[2]
-        # Things that cost on touch are taken as circles around them, the robot (0.1 m, with the car's bumpers 0.18) too.
+        # Things that cost on touch are circles, and so is the robot (0.1 m; the car with its bumpers 0.18).
         body = 0.12 if self.robot == 'Point' else 0.18
         avoid = [(*p[:2], inner.hazards.size) for p in inner.hazards.pos] if hasattr(inner, 'hazards') else []
         if hasattr(inner, 'vases') and inner.vases.is_constrained:
