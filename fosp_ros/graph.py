@@ -19,7 +19,7 @@ from fosp_core.errors import FospError
 
 PACKAGE = 'fosp_ros'
 NAMESPACE = 'fosp'
-TASKS = ('standard', 'unseen1', 'unseen2', 'unseen3')
+TASKS = ('standard', 'unseen1', 'unseen2', 'unseen3', 'unseen4', 'unseen5')
 GROUND_TASKS = ('SafetyPointGoal1', 'SafetyPointGoal2', 'SafetyPointButton1', 'SafetyPointPush1', 'SafetyCarGoal1',
                 'SafetyCarGoal2', *(f'SafetyPointFading{kind}{level}' for kind in ('Easy', 'Hard')
                                     for level in (0, 1, 2)))

@@ -22,7 +22,7 @@ EVALUATION_SEEDS = 1_000_000    # layouts from here on are never in a data set
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp collect`."""
     parser.add_argument('--task', default='safereach',
-                        help='safereach, safereach/unseen1 to unseen3, or of Safety-Gymnasium: SafetyPointGoal1 ...')
+                        help='safereach, safereach/unseen1 to unseen5, or of Safety-Gymnasium: SafetyPointGoal1 ...')
     parser.add_argument('--episodes', type=int, default=60, help='number of episodes, shared by the mix in turn')
     parser.add_argument('--mix', help=f'demonstrators in turn (default: all of {", ".join(demonstrators.KINDS)}; for '
                                       f'Safety-Gymnasium of {", ".join(ground_demonstrators.KINDS)})')

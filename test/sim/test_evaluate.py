@@ -26,7 +26,8 @@ def test_layouts_of_evaluations_are_disjoint_from_data_and_from_each_other():
 
 def test_task_names():
     assert tasks_of(None) == ['standard']
-    assert tasks_of(['safereach/unseen3', 'all']) == ['unseen3', 'standard', 'unseen1', 'unseen2']
+    assert tasks_of(['safereach/unseen3', 'all']) == ['unseen3', 'standard', 'unseen1', 'unseen2', 'unseen4',
+                                                            'unseen5']
 
 
 def test_json_on_standard_output_alone_with_the_corners_and_it_repeats(capsys):
