@@ -153,8 +153,7 @@ class EpisodeLoop:
                       'cost': self._cost, **self._costs}
             if 'min_clearance' in info:
                 result['min_clearance'] = round(info['min_clearance'], 4)
-            if 'goals' in info:
-                result['goals'] = info['goals']
+            result |= {k: info[k] for k in ('goals', 'path_m') if k in info}
             self.done += 1
             self._reset_due = True
         return Tick(observation, reward, cost, False, last or halt, terminated, result)

@@ -96,7 +96,7 @@ class SafeReachEnv(gymnasium.Env):
         self.data.qpos[:] = geometry.inverse(self.layout.start)
         mujoco.mj_forward(self.model, self.data)
         self._jacobian = np.zeros((6, self.model.nv))
-        self._steps = 0
+        self._steps, self._path = 0, 0.0
         self._success = self._violation = False
         self._min_clearance = self.clearance()
         return self._observation(), self._info()
@@ -122,6 +122,7 @@ class SafeReachEnv(gymnasium.Env):
         self._mujoco.mj_kinematics(self.model, self.data)
         self._mujoco.mj_comPos(self.model, self.data)
         self._steps += 1
+        self._path += float(np.linalg.norm(self.tip - begin))
         self._success = bool(np.linalg.norm(self.tip - np.array(self.layout.goal)) < SUCCESS_M)
         self._violation = self._violation or touched
         self._min_clearance = min(self._min_clearance, 0.0 if touched else self.clearance())
@@ -181,7 +182,8 @@ class SafeReachEnv(gymnasium.Env):
 
     def _info(self) -> dict:
         return {'success': self._success, 'violation': self._violation, 'task': self.task, 'seed': self.seed,
-                'min_clearance': self._min_clearance, 'goal': np.array(self.layout.goal), 'steps': self._steps}
+                'min_clearance': self._min_clearance, 'goal': np.array(self.layout.goal), 'steps': self._steps,
+                'path_m': self._path}
 
     def render(self) -> np.ndarray:
         """Return the contract's picture, uint8 (64, 64, 3)."""
