@@ -105,7 +105,7 @@ class SafetyGymEnv(gymnasium.Env):
     def task(self, name: str) -> None:
         task = parse_task(name)
         if task != self._task:
-            self.close()        # another task has other textures, and a GL context keeps those it was made with
+            self.close()        # a GL context keeps the textures and meshes of the model that it was made with
             self._task, self._builder = task, None
 
     @property

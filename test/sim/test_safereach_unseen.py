@@ -108,6 +108,11 @@ def test_unseen5_looks_different_and_is_the_same_task(env):
     goal = one.render_frame(64, 64, segment=True) == one.model.geom('goal').id + 1
     mean = observation['image'][goal].mean(0)
     assert mean[1] > mean[0] + 30, 'the goal is green'
+    for change in ({'camera': looks[0].camera}, {'light': looks[0].light}, {'brightness': 0.7}, {'swapped': True}):
+        pictures = [one.reset(seed=3, options={'layout': dataclasses.replace(one.layout, look=scene.Look(**given))})[0]
+                    for given in ({}, change)]
+        assert np.abs(pictures[0]['image'].astype(int) - pictures[1]['image']).mean() > 0.5, change
+    one.reset(seed=3)
     # The same layout with the usual look: the arm feels nothing of it.
     plain = env('unseen5')
     usual, _ = plain.reset(seed=3, options={'layout': dataclasses.replace(one.layout, look=scene.Look())})

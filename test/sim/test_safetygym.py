@@ -148,6 +148,7 @@ def test_no_place_for_a_goal_terminates(env, monkeypatch):
     error = sys.modules['safety_gymnasium.builder'].ResamplingError
     monkeypatch.setattr(type(inner), 'goal_achieved', property(lambda self: True))
     monkeypatch.setattr(inner, 'update_world', lambda: (_ for _ in ()).throw(error('no place')))
+    one._builder.steps = 999        # on the last step of the time too
     _, _, _, terminated, truncated, info = one.step(np.zeros(2))
     assert terminated and not truncated and info['raw_steps'] == 1 and info['goals'] == 1 and info['success']
 
@@ -180,6 +181,7 @@ def test_another_task_is_another_world(env):
     one = env('SafetyPointGoal1')
     one.reset(seed=1)
     one.task = 'SafetyPointPush1-v0'
+    assert not one._renderers, 'a context knows textures and meshes of the first model alone'
     changed = one.reset(seed=1)[0]
     fresh = env('SafetyPointPush1').reset(seed=1)[0]
     assert one.task == 'SafetyPointPush1' and all(np.array_equal(changed[k], fresh[k]) for k in fresh)
