@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv dev demo test check coverage mutation clean
+.PHONY: help venv sim-gym dev demo test check coverage mutation clean
 
 help:
 	@echo 'make demo   20 + 20 + 20 simulated episodes through the ROS 2 graph with a fine-tune between; report in $(OUT)'
@@ -20,15 +20,21 @@ help:
 	@echo 'make coverage   fosp_core/safety by branch, at least 95 %'
 	@echo 'make mutation   mutants of fosp_core/safety, at least 90 % killed; half an hour, goes on where it ended'
 	@echo 'make venv   the environment alone ($(VENV)); ROS=kilted takes the Kilted wheels'
+	@echo 'make sim-gym  adds the tasks of Safety-Gymnasium to it (make test does)'
 	@echo 'make clean  removes build, install, log, out and caches; the environment stays'
 
 venv:
 	@$(PYTHON) .ci/venv.py $(VENV) --ros $(ROS)
 
+sim-gym:
+	@$(PYTHON) .ci/venv.py $(VENV) --ros $(ROS) --sim-gym
+
 demo: venv
 	$(VENV)/bin/fosp demo --out $(OUT)
 
+# Without Safety-Gymnasium (no network, say) its tests are skipped, and say so.
 test: venv
+	-@$(PYTHON) .ci/venv.py $(VENV) --ros $(ROS) --sim-gym
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 check: venv

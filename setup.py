@@ -62,6 +62,8 @@ setup(
                   'tensorboard>=2.18,<3'],
         'formats': ['h5py>=3.11,<4', 'pyarrow>=17,<27'],
         'sim': ['mujoco==4.0.0', 'gymnasium==1.4.0', 'PyOpenGL>=3.1.7'],
+        # What `make sim-gym` needs beside safety-gymnasium itself, whose own pins nothing of today satisfies.
+        'sim-gym': ['xmltodict>=0.13,<2', 'imageio>=2.27,<3'],
         'ros-jazzy': ros_wheels('jazzy', '7.1.6', '5.3.6'),
         'ros-kilted': ros_wheels('kilted', '9.1.2', '5.5.1'),
         'report': ['pillow>=10'],

@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 EXTRAS = ('core', 'train', 'formats', 'sim', 'realsense', 'report', 'test')
+SIM_GYM = 'safety-gymnasium', '1.0.0'
 GL_PACKAGES = ('libegl1', 'libegl-mesa0', 'libgl1', 'libgl1-mesa-dri', 'libosmesa6')
 
 
@@ -118,11 +119,28 @@ def build(venv: Path, extras: tuple, constraints: Path, sourced: str) -> None:
     want_usb()
 
 
+def add_sim_gym(venv: Path, constraints: Path) -> None:
+    """Install Safety-Gymnasium without what it says it needs, once."""
+    python, (name, version) = venv / 'bin' / 'python', SIM_GYM
+    probe = (f'import importlib.metadata as m, importlib.util as u; '
+             f'assert m.version({name!r}) == {version!r} and u.find_spec("xmltodict") and u.find_spec("imageio")')
+    env = {**clean_environment(), 'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'PIP_NO_INPUT': '1'}
+    if subprocess.run([python, '-c', probe], env=env, capture_output=True, check=False).returncode == 0:
+        return
+    print(f'installing {name} {version}, without the dependencies that it pins', flush=True)
+    install = [python, '-m', 'pip', 'install', '-qq']
+    for what in (['xmltodict', 'imageio', '-c', str(constraints)], ['--no-deps', f'{name}=={version}']):
+        if subprocess.run([*install, *what], cwd=ROOT, env=env, check=False).returncode:
+            fail(f'pip could not install {what[0] if what[0] != "--no-deps" else what[1]} into {venv} (see above); all '
+                 'but the Safety-Gymnasium tasks works without it')
+
+
 def main() -> int:
     """Make the environment if its stamp does not fit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('venv', type=Path)
     parser.add_argument('--ros', default='jazzy', choices=('jazzy', 'kilted'), help='wheels, without a sourced ROS 2')
+    parser.add_argument('--sim-gym', action='store_true', help='with the tasks of Safety-Gymnasium')
     args = parser.parse_args()
     if sys.version_info < OLDEST:
         fail(f'{sys.executable} is Python {sys.version.split()[0]}; fosp_ros needs 3.11 or newer: '
@@ -140,11 +158,12 @@ def main() -> int:
             else 'constraints.txt'
         constraints = ROOT / 'config' / name
         stamp, wanted = venv / 'fosp-stamp', stamp_text(extras, constraints)
-        if stamp.is_file() and stamp.read_text() == wanted and (venv / 'bin' / 'fosp').is_file():
-            return 0
-        stamp.unlink(missing_ok=True)
-        build(venv, extras, constraints, sourced)
-        stamp.write_text(wanted)
+        if not (stamp.is_file() and stamp.read_text() == wanted and (venv / 'bin' / 'fosp').is_file()):
+            stamp.unlink(missing_ok=True)
+            build(venv, extras, constraints, sourced)
+            stamp.write_text(wanted)
+        if args.sim_gym:
+            add_sim_gym(venv, constraints)
     finally:
         os.close(lock)
     return 0

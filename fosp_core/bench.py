@@ -12,6 +12,7 @@ BENCHMARKS = {
     'surprise': ('fosp_core.train.bench_surprise', 'which signal tells a changed scene: the KL against alternatives'),
     'filter': ('fosp_ros.bench_filter', 'latency of the safety filter process, in the running graph or alone'),
     'swap': ('fosp_ros.bench_swap', 'fine-tunes in a row, and what the control path pays for them'),
+    'sim': ('fosp_sim.bench_sim', 'decisions per second of a simulated task, pictures included'),
     'runtime': ('fosp_core.deploy.bench_runtime', 'latency of the policy and filter graphs on ONNX Runtime'),
 }
 

@@ -54,6 +54,7 @@ class Episode:
     ticks: tuple = ()
     reward: float = math.nan    # sums
     cost: float = math.nan
+    path: float = math.nan      # of the fingertip, m
 
     @property
     def changed(self) -> int:
@@ -204,7 +205,7 @@ class Observer:
                                          _true(v.get('violation')), int(_number(v.get('steps', 0))),
                                          int(_number(v.get('bypassed', 0))),
                                          tuple(t for t in self._ticks.values() if t.picture is not None),
-                                         _number(v.get('return')), _number(v.get('cost'))))
+                                         _number(v.get('return')), _number(v.get('cost')), _number(v.get('path_m'))))
 
     def _on_progress(self, message: DiagnosticStatus) -> None:
         with self.lock:

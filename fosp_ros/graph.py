@@ -19,7 +19,11 @@ from fosp_core.errors import FospError
 
 PACKAGE = 'fosp_ros'
 NAMESPACE = 'fosp'
-TASKS = ('standard', 'unseen1', 'unseen2', 'unseen3')
+TASKS = ('standard', 'unseen1', 'unseen2', 'unseen3', 'unseen4', 'unseen5')
+GROUND_TASKS = ('SafetyPointGoal1', 'SafetyPointGoal2', 'SafetyPointButton1', 'SafetyPointPush1', 'SafetyCarGoal1',
+                'SafetyCarGoal2', *(f'SafetyPointFading{kind}{level}' for kind in ('Easy', 'Hard')
+                                    for level in (0, 1, 2)))
+GROUND_CONTRACT, GROUND_FILTER = 'contract_safetygym.yaml', 'safety_filter_ground.yaml'
 PROFILE = 'fastdds_local.xml'
 # One computing thread per process: two torch threads beside one busy process were measured 3 to 45 times slower.
 THREADS = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
@@ -107,8 +111,11 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
 
     """
     task = options.task.removeprefix('safereach/') if options.task != 'safereach' else 'standard'
-    if task and task not in TASKS:
-        raise FospError(f'task {options.task!r}: expected one of {", ".join(TASKS)}')
+    ground = task.removesuffix('-v0') in GROUND_TASKS
+    if ground:
+        task = task.removesuffix('-v0')
+    if task and task not in TASKS and not ground:
+        raise FospError(f'task {options.task!r}: expected one of {", ".join((*TASKS, *GROUND_TASKS))}')
     if options.camera and options.camera not in CAMERAS:
         raise FospError(f'camera {options.camera!r}: expected one of {", ".join(CAMERAS)}, or nothing')
     if options.camera and options.sim:
@@ -135,12 +142,15 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
         if (simulated and not options.sim) or (name in CAMERAS and name != options.camera) \
                 or (options.nodes and name not in options.nodes):
             continue
-        files = [str(paths.config_file(f'{name}.yaml'))]
+        # Other cameras and other actions: another contract, and other limits for the filter.
+        files = [str(paths.config_file(GROUND_FILTER if ground and name == 'safety_filter' else f'{name}.yaml'))]
         if options.params_file:
             files.append(str(Path(options.params_file).resolve()))
         params: dict[str, Any] = {}
         if options.use_sim_time:
             params['use_sim_time'] = True
+        if takes_model and ground:
+            params['contract'] = str(paths.config_file(GROUND_CONTRACT))
         if takes_model and options.model:
             params['model'] = str(Path(options.model).resolve())
         if simulated and task:

@@ -170,8 +170,11 @@ def declare(node, table: Sequence[P]) -> types.SimpleNamespace:
                                          additional_constraints=p.range_text, read_only=p.read_only, **limits)
         value = p.default
         if p.name in overrides:  # `-p rate:=10` arrives as an integer: meant as a double where the table says so
+            found = overrides[p.name]
+            # An empty list in a parameter file has no type: ROS reports it as not set.
+            empty = p.is_array and found.type_ == Parameter.Type.NOT_SET
             try:
-                value = coerce(p, overrides[p.name].value)
+                value = coerce(p, [] if empty else found.value)
             except FospError as error:
                 raise FospError(f'{where}: {error}') from None
         elif p.is_array or p.type == 'double':

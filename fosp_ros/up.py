@@ -18,7 +18,8 @@ HELP = 'start sim bridge, learner, safety filter and trainer as four processes'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp up`."""
-    parser.add_argument('--task', default='', help=f'task of the simulation: {", ".join(graph.TASKS)}')
+    parser.add_argument('--task', default='',
+                        help=f'task of the simulation: {", ".join((*graph.TASKS, *graph.GROUND_TASKS))}')
     parser.add_argument('--model', default='', metavar='DIR', help='model bundle; default: models/safereach')
     parser.add_argument('--params', default='', metavar='FILE', help='parameter file laid over config/*.yaml')
     parser.add_argument('--namespace', default=graph.NAMESPACE, help='namespace of all nodes (default: %(default)s)')

@@ -120,6 +120,7 @@ class EpisodeLoop:
         self.done = 0
         self._reset_due = True
         self._return = self._cost = 0.0
+        self._costs: dict[str, float] = {}
         self.steps = 0
 
     @property
@@ -133,21 +134,26 @@ class EpisodeLoop:
         return self._reset_due
 
     def tick(self, action, halt: bool = False) -> Tick:
-        """Reset, or apply `action` (3,) in [-1, 1]; `halt` ends the episode with this tick, without a result."""
+        """Reset, or apply `action` (A,) in [-1, 1]; `halt` ends the episode with this tick, without a result."""
         if self._reset_due:
             observation, _ = self.env.reset(seed=self.seed + self.done)
-            self._reset_due, self._return, self._cost, self.steps = False, 0.0, 0.0, 0
+            self._reset_due, self._return, self._cost, self._costs, self.steps = False, 0.0, 0.0, {}, 0
             return Tick(observation, 0.0, 0.0, True, False, False)
         observation, reward, cost, terminated, truncated, info = self.env.step(action)
         self._return += reward
         self._cost += cost
+        for name, part in info.get('costs', {}).items():
+            self._costs[name] = self._costs.get(name, 0.0) + part
         self.steps += 1
         last = terminated or truncated
         result = None
         if last:
             result = {'task': info['task'], 'seed': info['seed'], 'index': self.done, 'success': info['success'],
                       'violation': info['violation'], 'steps': self.steps, 'return': self._return,
-                      'cost': self._cost, 'min_clearance': round(info['min_clearance'], 4)}
+                      'cost': self._cost, **self._costs}
+            if 'min_clearance' in info:
+                result['min_clearance'] = round(info['min_clearance'], 4)
+            result |= {k: info[k] for k in ('goals', 'path_m') if k in info}
             self.done += 1
             self._reset_due = True
         return Tick(observation, reward, cost, False, last or halt, terminated, result)

@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The simulation bridge: SafeReach behind the topics of a real arm and camera, paced by the wall clock.
+"""The simulation bridge: SafeReach, or a task of Safety-Gymnasium, behind the topics of a real robot, in real time.
 
 It stands where the arm's driver stands: it obeys `command_out`, whoever publishes it, but says when that was not the
 safety filter. Imports the simulator and rclpy; nothing of the learner.
@@ -22,11 +22,12 @@ from fosp_ros import diagnostics, qos
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import time_of
 from fosp_ros.parameters import P
+from fosp_sim import tasks
 from fosp_sim.bridge_core import CommandSlot, EpisodeLoop, Tick, WriterWatch
-from fosp_sim.safereach import TASKS, SafeReachEnv
+from fosp_sim.safereach import SafeReachEnv
 
 PARAMETERS = (
-    P('task', 'string', 'standard', 'Scene of the next run.', choices=TASKS),
+    P('task', 'string', 'standard', 'Scene of the next run; of the same robot as at the start.', choices=tasks.TASKS),
     P('episodes', 'int', 20, 'Episodes of the next run.', low=1, high=100000),
     P('seed', 'int', 0, 'Seed of the first episode of the next run; each later one counts up.', low=0, high=2**31 - 1),
     P('run_on_start', 'bool', True, 'Begin a run on activation, without sim_bridge/start.', read_only=True),
@@ -46,14 +47,14 @@ IDLE, WAITING, RUNNING = 'idle', 'waiting', 'running'
 
 
 class SimBridgeNode(ManagedNode):
-    """Publishes label, ee_pose, joint_states and image of each tick under one stamp; see the module docstring."""
+    """Publishes label, poses, joints and pictures of each tick under one stamp; see the module docstring."""
 
     NAME = 'sim_bridge'
     PARAMETERS = PARAMETERS
 
     def set_up(self) -> None:
         """Open the simulator (this is where a machine without OpenGL is refused), then create the topics."""
-        self.env = SafeReachEnv(self.p.task)
+        self.env = tasks.make_env(self.p.task)
         self.env.reset(seed=self.p.seed)        # the first reset compiles, draws and warms the caches
         self.contract = contract = self.env.contract
         self.period = contract.period / self.p.realtime_factor
@@ -68,13 +69,12 @@ class SimBridgeNode(ManagedNode):
         self._sent: tuple[int, float] | None = None
         self._last_tick = self._deadline = 0.0
 
-        # Opposite order on the wire to what it takes to make: label first, picture last, so that the picture's
-        # arrival finds the rest of its tick already there.
-        self.publishers_by = {
-            'label': self.publish_on(Joy, contract.label_topic, qos.LABEL),
-            'ee_pose': self.publish_on(PoseStamped, 'ee_pose', qos.STATE),
-            'joint_states': self.publish_on(JointState, 'joint_states', qos.STATE),
-            'image': self.publish_on(Image, contract.cameras[0].topic, qos.IMAGE)}
+        self.label_out = self.publish_on(Joy, contract.label_topic, qos.LABEL)
+        self.pose_out = self.joints_out = None
+        if isinstance(self.env, SafeReachEnv):      # the robots of Safety-Gymnasium only see
+            self.pose_out = self.publish_on(PoseStamped, 'ee_pose', qos.STATE)
+            self.joints_out = self.publish_on(JointState, 'joint_states', qos.STATE)
+        self.pictures_out = {c.name: self.publish_on(Image, c.topic, qos.IMAGE) for c in contract.cameras}
         self.episode_out = self.publish_on(DiagnosticStatus, 'sim_bridge/episode', qos.EVENT)
         self.progress_out = self.publish_on(DiagnosticStatus, 'sim_bridge/progress', qos.LATCHED)
         self.command_out = self.listen(TwistStamped, 'command_out', self._on_command, qos.COMMAND)
@@ -87,7 +87,7 @@ class SimBridgeNode(ManagedNode):
 
     def start(self) -> None:
         """Begin a run when told so by parameter."""
-        if self.p.run_on_start:
+        if self.p.run_on_start and tasks.same_robot(self.p.task, self.env.task):
             self._begin()
 
     def stop(self) -> None:
@@ -107,6 +107,9 @@ class SimBridgeNode(ManagedNode):
             response.success, response.message = False, 'not active'
         elif self.state != IDLE:
             response.success, response.message = False, f'already {self.state}; call sim_bridge/halt first'
+        elif not tasks.same_robot(self.p.task, self.env.task):
+            response.success = False
+            response.message = f'task {self.p.task} is of another robot than {self.env.task}; start the bridge anew'
         else:
             self._begin()
             response.success, response.message = True, self._run_text()
@@ -225,24 +228,32 @@ class SimBridgeNode(ManagedNode):
             self._end('no command_out')
 
     def _publish(self, tick: Tick, stamp: int) -> None:
-        contract, out = self.contract, self.publishers_by
+        # Opposite order on the wire to what it takes to make: label first, the first camera's picture last, so that its
+        # arrival finds the rest of its tick already there.
+        contract = self.contract
         label = Joy(axes=[tick.reward, tick.cost], buttons=[int(tick.is_first), int(tick.is_last),
                                                             int(tick.is_terminal)])
         label.header.stamp = time_of(stamp)
-        out['label'].publish(label)
+        self.label_out.publish(label)
+        if self.pose_out is not None:
+            self._publish_arm(stamp)
+        first, *others = contract.cameras
+        for camera in (*others, first):
+            image = replay_messages.fill(contract, camera.name, Image(), stamp, tick.observation[camera.name])
+            if camera is first:
+                self._sent = (stamp, time.monotonic())
+            self.pictures_out[camera.name].publish(image)
+
+    def _publish_arm(self, stamp: int) -> None:
         position, quaternion = self.env.ee_pose()
-        pose = replay_messages.fill(contract, 'ee_pose', PoseStamped(), stamp, position)
+        pose = replay_messages.fill(self.contract, 'ee_pose', PoseStamped(), stamp, position)
         orientation = pose.pose.orientation
         orientation.x, orientation.y, orientation.z, orientation.w = map(float, quaternion)
-        out['ee_pose'].publish(pose)
+        self.pose_out.publish(pose)
         names, angles, speeds = self.env.joint_state()
         joints = JointState(name=list(names), position=angles.tolist(), velocity=speeds.tolist())
-        joints.header.stamp, joints.header.frame_id = time_of(stamp), contract.action.frame
-        out['joint_states'].publish(joints)
-        camera = contract.cameras[0]
-        image = replay_messages.fill(contract, camera.name, Image(), stamp, tick.observation[camera.name])
-        self._sent = (stamp, time.monotonic())
-        out['image'].publish(image)
+        joints.header.stamp, joints.header.frame_id = time_of(stamp), self.contract.action.frame
+        self.joints_out.publish(joints)
 
     def _publish_result(self, result: dict) -> None:
         unanswered, standing, late, bypassed = self._before

@@ -52,7 +52,8 @@ def plan(layout: scene.Layout, margin: float) -> tuple[np.ndarray, float]:
     start, goal = np.array(layout.start), np.array(layout.goal)
     goal[2] = max(goal[2], scene.WORKSPACE_LOW[2] + 0.01)
     side = np.sign(goal[1] - start[1])
-    reach = max(abs(o.y) + o.half[1] for o in layout.obstacles) + geometry.HAND_HALF[1] + max(margin, 0.0) + 0.01
+    reach = max(abs(o.y) + o.half[1] + o.sweep[1] for o in layout.obstacles)
+    reach = reach + geometry.HAND_HALF[1] + max(margin, 0.0) + 0.01
     enter = min(reach, abs(start[1]))
     leave = min(reach, abs(goal[1]))
     xs = np.arange(scene.WORKSPACE_LOW[0] + 0.005, scene.WORKSPACE_HIGH[0], 0.015)

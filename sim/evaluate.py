@@ -23,7 +23,8 @@ from fosp_sim.safereach import TASKS, SafeReachEnv, parse_task
 
 FIRST_SEED = 1_000_000      # `fosp collect` refuses seeds from here on
 SEED_STRIDE = 10_000
-SUITES = ('safereach',)
+SUITES = {'safereach': TASKS}
+PERIOD = 0.1                # s, of a decision
 CORNERS = ('safe', 'random')
 
 
@@ -37,7 +38,9 @@ def evaluation_seeds(seed: int, episodes: int) -> range:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One finished episode; `reward` and `cost` are sums, `interventions` counts altered or refused commands."""
+    """One finished episode; `reward` and `cost` are sums, `interventions` counts altered or refused commands, `path` is
+    the way of the fingertip in metres.
+    """
 
     seed: int
     success: bool
@@ -46,6 +49,7 @@ class Result:
     reward: float
     cost: float
     interventions: int = 0
+    path: float = float('nan')
 
 
 class Actor:
@@ -124,25 +128,37 @@ def run_episode(env: SafeReachEnv, actor, seed: int) -> Result:
     while not done:
         observation, reward, cost, terminated, truncated, info = env.step(actor.action(env, observation))
         reward_sum, cost_sum, done = reward_sum + reward, cost_sum + cost, terminated or truncated
-    return Result(seed, info['success'], info['violation'], info['steps'], reward_sum, cost_sum, actor.interventions)
+    return Result(seed, info['success'], info['violation'], info['steps'], reward_sum, cost_sum, actor.interventions,
+                  info['path_m'])
+
+
+def _mean(name: str, values: list[float]) -> dict:
+    """Return a mean and its bootstrap interval; None where there is nothing to average, or to interval."""
+    return {name: float(np.mean(values)) if values else None,
+            f'{name}_ci': list(bootstrap_mean(values)) if len(values) > 1 else None}
 
 
 def row(task: str, phase: str, results: list[Result]) -> dict:
-    """Return the summary of one policy on one task: rates with Wilson's, the mean return with bootstrap intervals."""
+    """Return the summary of one policy on one task: rates with Wilson's, means with bootstrap intervals.
+
+    `path_m` is the way of the fingertip in metres, over all episodes; `time_to_goal_s` seconds, of those that reached.
+    """
     out = summary_row(task, phase, [r.success for r in results], [r.violation for r in results],
                       sum(r.interventions for r in results))
-    rewards = [r.reward for r in results]
-    return out | {'return': float(np.mean(rewards)), 'cost': float(np.mean([r.cost for r in results])),
-                  'steps': float(np.mean([r.steps for r in results])),
-                  'cost_ci': list(bootstrap_mean([r.cost for r in results])) if len(results) > 1 else None,
-                  'outcomes': {'seed': [r.seed for r in results], 'success': [int(r.success) for r in results],
+    means = {'return': [r.reward for r in results], 'cost': [r.cost for r in results],
+             'steps': [float(r.steps) for r in results], 'path_m': [r.path for r in results if r.path == r.path],
+             'time_to_goal_s': [PERIOD * r.steps for r in results if r.success]}
+    for name, values in means.items():
+        out |= _mean(name, values)
+    return out | {'outcomes': {'seed': [r.seed for r in results], 'success': [int(r.success) for r in results],
                                'violation': [int(r.violation) for r in results],
                                'interventions': [int(r.interventions) for r in results]}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp evaluate`."""
-    parser.add_argument('--suite', choices=SUITES, default='safereach', help='environments (default: safereach)')
+    parser.add_argument('--suite', choices=SUITES,
+                        help='safereach: standard and unseen 1 to 5, unless --task chooses among them')
     parser.add_argument('--model', metavar='DIR', help="model bundle, also the filter's (default: models/safereach)")
     parser.add_argument('--task', action='append', metavar='T',
                         help=f'{", ".join(TASKS)} or all; may be repeated (default: standard)')
@@ -170,9 +186,14 @@ def table(rows: list[dict]) -> str:
     """Return the rows as text with intervals in per cent."""
     def rate(value, interval):
         return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
-    lines = [f'{"task":10s} {"policy":15s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  {"steps":>6s}  interventions']
+
+    def unit(value, name):
+        return '-' if value is None else f'{value:.2f} {name}'
+    lines = [f'{"task":10s} {"policy":15s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  '
+             f'{"return":>6s} {"steps":>5s} {"path":>6s} {"to goal":>8s}  interventions']
     lines += [f'{r["task"]:10s} {r["phase"]:15s} {r["n"]:4d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
-              f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["steps"]:6.1f}  {r["interventions"]}' for r in rows]
+              f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["return"]:6.2f} {r["steps"]:5.1f} {unit(r["path_m"], "m"):>6s} '
+              f'{unit(r["time_to_goal_s"], "s"):>8s}  {r["interventions"]}' for r in rows]
     return '\n'.join(lines)
 
 
@@ -188,7 +209,8 @@ def through_graph(args: argparse.Namespace, bundle, tasks: list[str], seeds: ran
     found = evaluate_graph.run(bundle, tasks, seeds)
     results = {}
     for task, episodes in found.episodes.items():
-        results[task] = [Result(e.seed, e.success, e.violation, e.steps, e.reward, e.cost, e.changed) for e in episodes]
+        results[task] = [Result(e.seed, e.success, e.violation, e.steps, e.reward, e.cost, e.changed, e.path)
+                         for e in episodes]
     return results, {'latency_ms': percentiles(found.latency_ms), 'missed_deadlines': found.missed_deadlines,
                      'commands': len(found.latency_ms), 'latencies_ms': [round(v, 1) for v in found.latency_ms],
                      'operator_resets': sorted(found.resets)}
@@ -210,7 +232,8 @@ def run(args: argparse.Namespace) -> int:
 
     from fosp_core.io import write_json
     begin = time.monotonic()
-    tasks, seeds = tasks_of(args.task), evaluation_seeds(args.seed, args.episodes)
+    names = ['all'] if args.suite and not args.task else args.task
+    tasks, seeds = tasks_of(names), evaluation_seeds(args.seed, args.episodes)
     if args.filter is None:
         args.filter = 'on' if args.policy == 'model' else 'off'
     bundle = None
@@ -239,7 +262,7 @@ def run(args: argparse.Namespace) -> int:
             paired.append({'task': task, 'phase': first, 'against': other, 'sr': mcnemar(
                 [r.success for r in outcomes[other]], [r.success for r in outcomes[first]]), 'cv': mcnemar(
                 [r.violation for r in outcomes[other]], [r.violation for r in outcomes[first]])})
-    result = {'suite': args.suite, 'through': args.through, 'policy': args.policy, 'filter': args.filter,
+    result = {'suite': args.suite or 'safereach', 'through': args.through, 'policy': args.policy, 'filter': args.filter,
               'seed': args.seed, 'rows': rows, 'paired': paired,
               'graph': graph, 'model': {'version': bundle.version, 'sha256': bundle.sha256} if bundle else None,
               'wall_s': time.monotonic() - begin}

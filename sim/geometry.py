@@ -32,13 +32,32 @@ FINGER_UP = 0.0187
 
 @dataclasses.dataclass(frozen=True)
 class Obstacle:
-    """An upright axis-aligned box or cylinder standing on the table; metres. A cylinder's radius is half[0]."""
+    """An upright axis-aligned box or cylinder standing on the table; metres. A cylinder's radius is half[0].
+
+    A box with a `sweep` (amplitude along x and y, metres) and a `period` (seconds) moves to and fro on a sine; what is
+    planned around is then the box that holds all its places.
+    """
 
     shape: str
     x: float
     y: float
     half: tuple[float, float]
     height: float
+    sweep: tuple[float, float] = (0.0, 0.0)
+    period: float = 0.0
+    phase: float = 0.0
+
+    def at(self, seconds: float) -> tuple[float, float]:
+        """Return where the centre (x, y) is, metres, so long after the reset."""
+        if not self.period:
+            return self.x, self.y
+        share = np.sin(2.0 * np.pi * seconds / self.period + self.phase)
+        return self.x + float(share * self.sweep[0]), self.y + float(share * self.sweep[1])
+
+    @property
+    def top_speed(self) -> float:
+        """Largest speed of the centre, m/s."""
+        return 2.0 * np.pi * float(np.hypot(*self.sweep)) / self.period if self.period else 0.0
 
 
 def _pose(q) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +138,8 @@ def _body_boxes(tips: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def clearance(tips, obstacles) -> np.ndarray:
-    """Signed distance (n,) in metres between the whole arm at fingertips (n, 3) and the nearest obstacle.
+    """Signed distance (n,) in metres between the whole arm at fingertips (n, 3) and the nearest obstacle, wherever
+    it may move.
 
     Negative: penetration. The arm is taken in its vertical plane, with the gripper down.
     """
@@ -130,8 +150,8 @@ def clearance(tips, obstacles) -> np.ndarray:
         gap = np.abs(centres - np.array([obstacle.x, obstacle.y, obstacle.height / 2])) - halves
         gap[..., 2] -= obstacle.height / 2
         if obstacle.shape == 'box':
-            gap[..., 0] -= obstacle.half[0]
-            gap[..., 1] -= obstacle.half[1]
+            gap[..., 0] -= obstacle.half[0] + obstacle.sweep[0]
+            gap[..., 1] -= obstacle.half[1] + obstacle.sweep[1]
         else:
             flat = np.linalg.norm(np.maximum(gap[..., :2], 0), axis=-1) + np.minimum(gap[..., :2].max(-1), 0)
             gap = np.stack([flat - obstacle.half[0], gap[..., 2]], -1)

@@ -86,10 +86,14 @@ class OffscreenRenderer:
         Any model of the scene family; its textures (none here) are what the context keeps.
     height, width
         Size of the picture in pixels; the model's offscreen buffer must be at least as large.
+    max_geoms
+        Most geoms that a scene may have.
+    all_groups
+        Draw the geoms of groups 3 to 5 too, which mujoco leaves out.
 
     """
 
-    def __init__(self, model, height: int, width: int):
+    def __init__(self, model, height: int, width: int, max_geoms: int = 200, all_groups: bool = False):
         import mujoco
         self._mujoco = mujoco
         self.height, self.width = height, width
@@ -103,10 +107,12 @@ class OffscreenRenderer:
             self.close()
             raise RenderError(f'cannot make an OpenGL context: {" ".join(str(error).split())[:160]}') from None
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._scene = mujoco.MjvScene(model, maxgeom=200)
+        self._scene = mujoco.MjvScene(model, maxgeom=max_geoms)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._scene.flags[flag] = 0
         self._option = mujoco.MjvOption()
+        if all_groups:
+            self._option.geomgroup[:] = 1
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._viewport = mujoco.MjrRect(0, 0, width, height)

@@ -90,10 +90,13 @@ class SafeReachEnv(gymnasium.Env):
         self._tip = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, 'tip')
         self._arm_geoms = np.flatnonzero(self.model.geom_contype == 1)
         self._obstacle_geoms = np.flatnonzero(self.model.geom_conaffinity == 1)
+        self._moving = [(int(self.model.body(f'moving{i}').mocapid[0]), o)
+                        for i, o in enumerate(self.layout.obstacles) if o.period]
+        self._move(0.0)
         self.data.qpos[:] = geometry.inverse(self.layout.start)
         mujoco.mj_forward(self.model, self.data)
         self._jacobian = np.zeros((6, self.model.nv))
-        self._steps = 0
+        self._steps, self._path = 0, 0.0
         self._success = self._violation = False
         self._min_clearance = self.clearance()
         return self._observation(), self._info()
@@ -112,16 +115,24 @@ class SafeReachEnv(gymnasium.Env):
                 done = (substep + IK_EVERY) / scene.SUBSTEPS
                 velocity = (target - begin) / 0.1
                 self._servo(velocity, begin + (target - begin) * (done - IK_EVERY / scene.SUBSTEPS))
+            if self._moving:
+                self._move(0.1 * (self._steps + (substep + 1) / scene.SUBSTEPS))
             self._mujoco.mj_step(self.model, self.data)
             touched = touched or self.data.ncon > 0     # by the collision bits every contact is arm against obstacle
         self._mujoco.mj_kinematics(self.model, self.data)
         self._mujoco.mj_comPos(self.model, self.data)
         self._steps += 1
+        self._path += float(np.linalg.norm(self.tip - begin))
         self._success = bool(np.linalg.norm(self.tip - np.array(self.layout.goal)) < SUCCESS_M)
         self._violation = self._violation or touched
         self._min_clearance = min(self._min_clearance, 0.0 if touched else self.clearance())
         truncated = self._steps >= MAX_STEPS and not self._success
         return self._observation(), float(self._success), float(touched), self._success, truncated, self._info()
+
+    def _move(self, seconds: float) -> None:
+        """Put the moving obstacles where they are so long after the reset."""
+        for index, obstacle in self._moving:
+            self.data.mocap_pos[index, :2] = obstacle.at(seconds)
 
     def _servo(self, velocity: np.ndarray, reference: np.ndarray) -> None:
         """Set joint speeds by damped least squares: move at `velocity` (3,), hold the gripper down."""
@@ -171,7 +182,8 @@ class SafeReachEnv(gymnasium.Env):
 
     def _info(self) -> dict:
         return {'success': self._success, 'violation': self._violation, 'task': self.task, 'seed': self.seed,
-                'min_clearance': self._min_clearance, 'goal': np.array(self.layout.goal), 'steps': self._steps}
+                'min_clearance': self._min_clearance, 'goal': np.array(self.layout.goal), 'steps': self._steps,
+                'path_m': self._path}
 
     def render(self) -> np.ndarray:
         """Return the contract's picture, uint8 (64, 64, 3)."""

@@ -25,7 +25,7 @@ from fosp_sim.geometry import (
     clearance,
 )
 
-TASKS = ('standard', 'unseen1', 'unseen2', 'unseen3')
+TASKS = ('standard', 'unseen1', 'unseen2', 'unseen3', 'unseen4', 'unseen5')
 WORKSPACE_LOW = (0.34, -0.40, 0.03)     # box of the fingertip, metres, base frame
 WORKSPACE_HIGH = (0.66, 0.40, 0.30)
 TIMESTEP = 0.01
@@ -43,17 +43,35 @@ START_CLEARANCE = 0.06                  # of start and goal from every obstacle
 OBSTACLE_GAP = 0.015
 RED, PALE = (0.85, 0.06, 0.06), (0.95, 0.45, 0.42)
 GREEN = (0.10, 0.62, 0.18)
+# Unseen 4: one of the boxes moves to and fro, along x or y; at most at half of the arm's speed.
+SWEEP = (0.025, 0.05)                   # amplitude, metres
+PERIOD = (2.8, 5.0)                     # seconds
+# Unseen 5: what the camera sees is another: light, viewpoint, and goal and obstacles with each other's colour.
+CAMERA, CAMERA_SHIFT = (1.22, 0.0, 0.80), 0.03      # metres, along each axis
+LIGHT, LIGHT_TILT = (-0.4, -0.4, -1.0), 0.5
+BRIGHTNESS = (0.6, 1.4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How a scene is seen: place of the camera (m), direction and brightness of the light, colours."""
+
+    camera: tuple[float, float, float] = CAMERA
+    light: tuple[float, float, float] = LIGHT
+    brightness: float = 1.0
+    swapped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One episode's start (3,), goal centre (3,) in metres, goal shape and obstacles."""
+    """One episode's start (3,), goal centre (3,) in metres, goal shape, obstacles and look."""
 
     task: str
     start: tuple[float, float, float]
     goal: tuple[float, float, float]
     goal_shape: str
     obstacles: tuple[Obstacle, ...]
+    look: Look = Look()
 
 
 def _obstacle(rng: np.random.Generator, shape: str, y: float, x_line: float, tall: bool) -> Obstacle:
@@ -68,16 +86,31 @@ def _obstacle(rng: np.random.Generator, shape: str, y: float, x_line: float, tal
 def _apart(obstacles: list[Obstacle]) -> bool:
     for i, a in enumerate(obstacles):
         for b in obstacles[i + 1:]:
-            if (abs(a.x - b.x) < a.half[0] + b.half[0] + OBSTACLE_GAP
-                    and abs(a.y - b.y) < a.half[1] + b.half[1] + OBSTACLE_GAP):
+            room = [a.half[k] + b.half[k] + a.sweep[k] + b.sweep[k] + OBSTACLE_GAP for k in (0, 1)]
+            if abs(a.x - b.x) < room[0] and abs(a.y - b.y) < room[1]:
                 return False
     return True
+
+
+def _moving(rng: np.random.Generator, obstacle: Obstacle) -> Obstacle:
+    """Let a box move to and fro along x or y."""
+    amplitude, along_x = rng.uniform(*SWEEP), rng.random() < 0.5
+    return dataclasses.replace(obstacle, sweep=(float(amplitude), 0.0) if along_x else (0.0, float(amplitude)),
+                               period=float(rng.uniform(*PERIOD)), phase=float(rng.uniform(0.0, 2.0 * np.pi)))
+
+
+def _look(rng: np.random.Generator) -> Look:
+    """Draw light and viewpoint of unseen 5."""
+    return Look(tuple(map(float, CAMERA + rng.uniform(-CAMERA_SHIFT, CAMERA_SHIFT, 3))),
+                tuple(map(float, LIGHT + rng.uniform(-LIGHT_TILT, LIGHT_TILT, 3) * (1.0, 1.0, 0.0))),
+                float(rng.uniform(*BRIGHTNESS)), True)
 
 
 def sample_layout(task: str, rng: np.random.Generator) -> Layout:
     """Draw one episode of `task` (one of TASKS): start on one side, goal on the other, obstacles between."""
     side = 1.0 if rng.random() < 0.5 else -1.0
     shapes = {'standard': ['box', 'box'], 'unseen1': ['box', 'cylinder'], 'unseen2': ['box', 'box'],
+              'unseen4': ['box', 'box'], 'unseen5': ['box', 'box'],
               'unseen3': ['box', 'cylinder', 'cylinder' if rng.random() < 0.5 else 'box']}[task]
     goal_shape = 'cube' if task == 'unseen2' else 'cylinder'
     while True:
@@ -90,9 +123,13 @@ def sample_layout(task: str, rng: np.random.Generator) -> Layout:
             y = row + rng.uniform(-0.03, 0.03)
             w = (y - start[1]) / (goal[1] - start[1])
             obstacles.append(_obstacle(rng, shape, y, start[0] + w * (goal[0] - start[0]), rng.random() < 0.5))
+        if task == 'unseen4':
+            mover = int(rng.integers(len(obstacles)))
+            obstacles[mover] = _moving(rng, obstacles[mover])
         ends = clearance(np.array([start, (goal[0], goal[1], max(goal[2], WORKSPACE_LOW[2]))]), obstacles)
         if _apart(obstacles) and ends.min() > START_CLEARANCE:
-            return Layout(task, tuple(map(float, start)), tuple(map(float, goal)), goal_shape, tuple(obstacles))
+            look = _look(rng) if task == 'unseen5' else Look()
+            return Layout(task, tuple(map(float, start)), tuple(map(float, goal)), goal_shape, tuple(obstacles), look)
 
 
 def _vector(values) -> str:
@@ -130,38 +167,45 @@ def _arm() -> str:
     return opening + hand + closing
 
 
-def _obstacle_xml(index: int, o: Obstacle) -> str:
+def _obstacle_xml(index: int, o: Obstacle, colour) -> str:
     size = (*o.half, o.height / 2) if o.shape == 'box' else (o.half[0], o.height / 2)
-    return (f'<geom name="obstacle{index}" class="obstacle" type="{o.shape}" '
-            f'pos="{_vector((o.x, o.y, o.height / 2))}" size="{_vector(size)}" rgba="{_vector(GREEN)} 1"/>')
+    place = f'pos="{_vector((o.x, o.y, o.height / 2))}"'
+    geom = f'<geom name="obstacle{index}" class="obstacle" type="{o.shape}" size="{_vector(size)}" ' \
+           f'rgba="{_vector(colour)} 1" '
+    if o.period:        # moved by the environment
+        return f'<body name="moving{index}" mocap="true" {place}>{geom}/></body>'
+    return f'{geom}{place}/>'
 
 
 def build_xml(layout: Layout, width: int, height: int) -> str:
     """Return the MJCF of one layout, with an offscreen buffer of width x height pixels."""
+    look = layout.look
+    red, green = (GREEN, RED) if look.swapped else (RED, GREEN)
     if layout.goal_shape == 'cube':
         goal = f'type="box" size="{CUBE_HALF} {CUBE_HALF} {CUBE_HALF}" rgba="{_vector(PALE)} 1"'
     else:
-        goal = f'type="cylinder" size="{GOAL_RADIUS} {GOAL_HEIGHT / 2}" rgba="{_vector(RED)} 1"'
+        goal = f'type="cylinder" size="{GOAL_RADIUS} {GOAL_HEIGHT / 2}" rgba="{_vector(red)} 1"'
     (x0, y0, _), (x1, y1, _) = WORKSPACE_LOW, WORKSPACE_HIGH
     lines = (((x0, 0), (.009, y1)), ((x1, 0), (.009, y1)), (((x0 + x1) / 2, y0), ((x1 - x0) / 2, .009)),
              (((x0 + x1) / 2, y1), ((x1 - x0) / 2, .009)))
     tape = ''.join(f'<geom class="look" type="box" pos="{_vector(p)} .001" size="{_vector(s)} .001" rgba="1 1 1 1"/>'
                    for p, s in lines)
     limit = ' '.join(f'<velocity name="v{i}" joint="panda_joint{i}" kv="60" ctrlrange="-3 3"/>' for i in range(1, 8))
-    obstacles = ''.join(_obstacle_xml(i, o) for i, o in enumerate(layout.obstacles))
+    obstacles = ''.join(_obstacle_xml(i, o, green) for i, o in enumerate(layout.obstacles))
+    ambient, diffuse = (_vector([look.brightness * share] * 3) for share in (0.35, 0.5))
     return f"""<mujoco model="safereach">
 <compiler angle="radian" autolimits="true"/>
 <option timestep="{TIMESTEP}" gravity="0 0 0" integrator="implicitfast" cone="pyramidal" iterations="20"/>
 <visual><quality shadowsize="0" offsamples="0" numslices="16" numstacks="8" numquads="1"/>
 <global offwidth="{width}" offheight="{height}"/>
-<headlight ambient=".35 .35 .35" diffuse=".35 .35 .35" specular="0 0 0"/>
+<headlight ambient="{ambient}" diffuse="{ambient}" specular="0 0 0"/>
 <map znear=".01"/></visual>
 <default><joint armature=".1" damping="1"/><geom contype="0" conaffinity="0"/>
 <default class="arm"><geom contype="1" conaffinity="0" friction=".3"/></default>
 <default class="obstacle"><geom contype="0" conaffinity="1" friction=".3"/></default>
 <default class="look"><geom contype="0" conaffinity="0"/></default></default>
-<worldbody><light pos=".9 .5 1.6" dir="-.4 -.4 -1" directional="true" diffuse=".5 .5 .5" specular="0 0 0"/>
-<camera name="front" pos="1.22 0 .80" xyaxes="0 1 0 -.60 0 .80" fovy="46"/>
+<worldbody><light pos=".9 .5 1.6" dir="{_vector(look.light)}" directional="true" diffuse="{diffuse}" specular="0 0 0"/>
+<camera name="front" pos="{_vector(look.camera)}" xyaxes="0 1 0 -.60 0 .80" fovy="46"/>
 <geom name="table" class="look" type="box" pos=".35 0 -.02" size=".65 .75 .02" rgba=".10 .11 .14 1"/>{tape}
 <geom name="base" class="look" type="capsule" fromto="0 0 0 0 0 .333" size=".065" rgba=".70 .70 .73 1"/>
 <geom name="goal" class="look" pos="{_vector(layout.goal)}" {goal}/>{obstacles}

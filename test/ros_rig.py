@@ -35,7 +35,7 @@ def usable(agent, *args, calibration, **options):
         calibration[gate]["n"] = max(1, calibration[gate]["n"])
     return export(agent, *args, calibration=calibration, **options)
 toy.export_bundle = usable
-toy.make_toy(sys.argv[1])
+toy.make_toy(sys.argv[1], *map(toy.Contract.load, sys.argv[2:]))
 '''
 
 

@@ -197,3 +197,15 @@ def test_only_the_filter_publishes_the_command_that_reaches_the_arm():
                  if re.search(r"(publish_on|create_publisher)\([^)]*'command_out'", f.read_text())]
     assert set(offenders) <= {'safety_filter_node.py', 'watchdog.py'}
     assert os.path.basename(graph.MODULES['safety_filter'].replace('.', '/')) == 'safety_filter_node'
+
+
+def test_a_task_on_the_ground_brings_its_contract_and_its_limits():
+    """Every node that takes a model must read the same contract, and the filter must not guard an arm's joints."""
+    specs = {s.name: s for s in graph.build(graph.GraphOptions(task='SafetyCarGoal2-v0'))}
+    assert specs['sim_bridge'].params['task'] == 'SafetyCarGoal2' and 'contract' not in specs['sim_bridge'].params
+    for name in ('learner', 'safety_filter', 'trainer'):
+        assert Path(specs[name].params['contract']).name == graph.GROUND_CONTRACT
+    assert [Path(f).name for f in specs['safety_filter'].params_files] == [graph.GROUND_FILTER]
+    arm = {s.name: s for s in graph.build(graph.GraphOptions(task='unseen3'))}
+    assert 'contract' not in arm['learner'].params
+    assert [Path(f).name for f in arm['safety_filter'].params_files] == ['safety_filter.yaml']

@@ -135,3 +135,20 @@ def test_the_reference_page_is_current():
     if not reference.page_path().parent.parent.is_dir():
         pytest.skip('docs/ is not part of an installed package')
     assert reference.page_path().read_text() == reference.parameters_page(), 'run: python -m fosp_ros.reference'
+
+
+def test_the_filters_file_for_the_ground_differs_only_where_that_robot_does():
+    """A limit that is changed in one of the two files must not be forgotten in the other."""
+    arm, ground = (yaml.safe_load(config_file(name).read_text())['/**/safety_filter']['ros__parameters']
+                   for name in ('safety_filter.yaml', graph.GROUND_FILTER))
+    check_values(node_table('safety_filter'), ground, graph.GROUND_FILTER, complete=True)
+    assert {key for key in arm if arm[key] != ground[key]} == {
+        'position_vector', 'workspace_low', 'workspace_high', 'joint_names', 'joint_low', 'joint_high', 'joint_speed',
+        'max_speed', 'max_acceleration', 'retreat_speed'}
+
+
+def test_an_empty_list_in_a_parameter_file_is_an_empty_list(rig, tmp_path):
+    """ROS gives it no type; taken for not given, the default box would guard a robot that has none."""
+    (tmp_path / 'empty.yaml').write_text('/**:\n  ros__parameters:\n    box: []\n    names: []\n')
+    node = rig.add(TableNode(cli_args=['--ros-args', '--params-file', str(tmp_path / 'empty.yaml')]))
+    assert node.p.box == [] and node.p.names == []

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`fosp evaluate`: tables that repeat, on layouts that no data set holds, corners beside each policy (lesson 19)."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import pytest
 
 from fosp_core.cli import main
 from fosp_core.errors import FospError
-from fosp_sim.evaluate import FIRST_SEED, Scripted, evaluation_seeds, tasks_of
-from fosp_sim.safereach import SafeReachEnv
+from fosp_sim.evaluate import FIRST_SEED, Result, Scripted, evaluation_seeds, row, table, tasks_of
+from fosp_sim.safereach import TASKS, SafeReachEnv
 
 
 def test_layouts_of_evaluations_are_disjoint_from_data_and_from_each_other():
@@ -26,7 +27,8 @@ def test_layouts_of_evaluations_are_disjoint_from_data_and_from_each_other():
 
 def test_task_names():
     assert tasks_of(None) == ['standard']
-    assert tasks_of(['safereach/unseen3', 'all']) == ['unseen3', 'standard', 'unseen1', 'unseen2']
+    assert tasks_of(['safereach/unseen3', 'all']) == ['unseen3', 'standard', 'unseen1', 'unseen2', 'unseen4',
+                                                            'unseen5']
 
 
 def test_json_on_standard_output_alone_with_the_corners_and_it_repeats(capsys):
@@ -44,6 +46,36 @@ def test_json_on_standard_output_alone_with_the_corners_and_it_repeats(capsys):
     assert all(r['n'] == 4 and 0.0 <= r['sr_ci'][0] <= r['sr'] <= r['sr_ci'][1] <= 1.0 for r in rows)
     assert rows[1]['sr'] == 1.0 and rows[1]['cv'] == 0.0     # the safe planner is the upper bound
     assert rows[2]['sr'] == 0.0
+
+
+def test_the_suite_is_every_scene_with_means_and_their_intervals(capsys):
+    """`--suite safereach`: one row per scene; the time to the goal counts only those that reached it."""
+    assert tasks_of(['all']) == list(TASKS) and len(TASKS) == 6
+    assert main(['evaluate', '--suite', 'safereach', '--policy', 'random', '--episodes', '1', '--no-corners', '--json',
+                 '-']) == 0
+    rows = json.loads(capsys.readouterr().out)['rows']
+    assert [r['task'] for r in rows] == list(TASKS)
+    assert all(r['time_to_goal_s'] is None and r['path_m_ci'] is None and r['path_m'] > 0.1 for r in rows)
+    done = [Result(1, True, False, 30, 1.0, 0.0, 0, 0.7), Result(2, False, True, 80, 0.0, 5.0, 0, 1.1),
+            Result(3, True, False, 40, 1.0, 0.0, 0, 0.9), Result(4, True, False, 20, 1.0, 0.0)]
+    found = row('standard', 'model', done)
+    assert found['time_to_goal_s'] == pytest.approx(3.0) and found['path_m'] == pytest.approx(0.9)
+    assert found['return'] == 0.75 and found['steps'] == 42.5
+    for name in ('return', 'steps', 'path_m', 'time_to_goal_s', 'cost'):
+        low, high = found[f'{name}_ci']
+        assert low <= found[name] <= high and low < high
+    assert '3.00 s' in table([found]) and '0.90 m' in table([found])
+
+
+def test_the_path_is_the_way_of_the_fingertip():
+    with contextlib.closing(SafeReachEnv(render=False)) as env:
+        env.reset(seed=1)
+        way, tip = 0.0, env.tip
+        for action in ([0.0, 0.0, 1.0], [0.3, 0.0, -1.0], [0.0, 0.0, 0.0]):
+            info = env.step(np.array(action))[-1]
+            way, tip = way + np.linalg.norm(env.tip - tip), env.tip
+            assert info['path_m'] == pytest.approx(way)
+        assert way > 0.03 and env.reset(seed=1)[1]['path_m'] == 0.0
 
 
 def test_a_missing_model_is_one_line(capsys, tmp_path):
