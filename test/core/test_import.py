@@ -257,4 +257,4 @@ def test_a_further_camera_that_runs_on_alone_fills_no_memory(tmp_path, monkeypat
     monkeypatch.setattr(resample.Track, 'push', spy)
     found, report = load(fb.write(tmp_path / 'bag', sorted(rows, key=lambda r: r[2])), contract)
     assert len(found) == 2 and report.gaps == 1
-    assert most[0] <= 60 and raw[0] <= 5
+    assert most[0] <= 80 and raw[0] <= 5     # of 220
