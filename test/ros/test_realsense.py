@@ -174,7 +174,7 @@ def test_the_process_ends_at_once_while_its_camera_is_silent(rig, isolated):
                  for x in ('-p', f'{key}:={value}')]
     process = subprocess.Popen([sys.executable, Path(__file__).parent.parent / 'software_camera.py', '4', '--ros-args',
                                 '-r', '__ns:=/cell', *arguments], stderr=subprocess.PIPE, text=True)
-    rig.wait_for(lambda: viewer.pictures, 20.0, 'pictures of the process')
+    rig.wait_for(lambda: viewer.pictures, 60.0, 'pictures of the process')
     rig.wait_for(lambda: viewer.reports and int(viewer.values()[1]['resets']), 20.0, 'a reset')
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
