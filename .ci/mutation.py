@@ -69,10 +69,11 @@ def forget_survivors(folder: Path) -> None:
 
 
 def main() -> int:
-    """Copy, run mutmut with one process, report."""
+    """Copy, run mutmut, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=ROOT / 'out' / 'mutation')
     parser.add_argument('--least', type=float, default=0.9, help='share that must be killed (default: 0.9)')
+    parser.add_argument('--jobs', type=int, default=1, help='mutants at a time (default: 1)')
     parser.add_argument('--again', action='store_true', help='try what survived an earlier call once more')
     parser.add_argument('--fresh', action='store_true', help='forget what an earlier call found')
     parser.add_argument('--report', action='store_true', help='report what an earlier call found, run nothing')
@@ -87,7 +88,8 @@ def main() -> int:
             shutil.rmtree(args.out / name, ignore_errors=True)
             shutil.copytree(ROOT / name, args.out / name, ignore=shutil.ignore_patterns('__pycache__'))
         shutil.copy(ROOT / '.ci' / 'mutmut.cfg', args.out / 'setup.cfg')
-        subprocess.run([sys.executable, '-m', 'mutmut', 'run', '--max-children', '1'], cwd=args.out, check=False)
+        subprocess.run([sys.executable, '-m', 'mutmut', 'run', '--max-children', str(args.jobs)], cwd=args.out,
+                       check=False)
     codes, texts = survivors(args.out)
     total, untested = codes.total(), sum(codes[code] for code in UNTESTED)
     killed = total - codes[SURVIVED] - untested

@@ -129,6 +129,15 @@ def test_what_a_reader_is_told(tmp_path):
         list(read_entries(tmp_path / 'f'))
 
 
+def test_a_file_that_vanished_meanwhile_does_not_hide_what_went_wrong(tmp_path):
+    def header():
+        for path in tmp_path.iterdir():
+            path.unlink()
+        raise OSError('the disk is full')
+    with pytest.raises(OSError, match='the disk is full'):
+        AuditFiles(tmp_path, 300, 10_000, header).append([EVENT])
+
+
 def test_a_full_disk_is_not_littered_and_the_audit_goes_on_when_there_is_room(tmp_path, monkeypatch):
     files, write = AuditFiles(tmp_path, 1000, 10_000, dict), AuditFiles._write
 

@@ -42,6 +42,7 @@ def test_rank_of_a_confident_level_is_that_of_wilks():
     assert ranks == [0, 1, 1, 2, 2, 3]
     assert [tolerance_rank(n, 0.1, 0.95) for n in (28, 29)] == [0, 1]
     assert tolerance_rank(3, 0.5, 1e-9) == 3        # never beyond the last score
+    assert tolerance_rank(1, 0.5, 0.5) == 1         # exactly the confidence is enough
     scores = np.arange(1.0, 60.0)
     assert conformal_floor(scores, 0.05, 0.95) == np.nextafter(np.float32(1), np.float32(0))
     assert conformal_floor(scores[:58], 0.05, 0.95) == -math.inf and conformal_floor(scores, 0.05) > 2.99
