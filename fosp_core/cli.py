@@ -31,6 +31,7 @@ COMMANDS = {
     'bundle': ('fosp_core.deploy.bundle_cli', 'verify a model bundle'),
     'pack': ('fosp_core.data.pack_cli', 'bags to one flat folder that opens at once'),
     'audit': ('fosp_core.evaluate.audit_cli', 'what the safety filter did, and why it stopped'),
+    'inspect': ('fosp_core.doctor.command', 'what is wrong with a bag or data set: table, pictures, JSON'),
     'bag-info': ('fosp_core.data.bag_info', 'topics, steps, episodes, SR, CV and losses of a bag'),
 }
 
