@@ -23,8 +23,8 @@ SATURATED_SHARE = 0.8   # SafeReach's own demonstrators reach 0.62 in one dimens
 IDLE_SHARE = 0.9
 FEW = 20                # records or episodes below which a share says nothing
 
-of_reader('unreadable', ERROR, 'The source is damaged or truncated, lacks a topic or key, or holds no complete episode; '
-          'what follows the place named was not read.',
+of_reader('unreadable', ERROR, 'The source is damaged or truncated, lacks a topic or key, or holds no complete '
+          'episode; what follows the place named was not read.',
           'The text names file, topic or key; record again, or cut the source before that place.')
 of_reader('transport', WARNING, 'Messages were lost, came twice, out of order, or without their counterparts of the '
           'same stamp.', 'Record on the robot itself, with a larger network buffer; see troubleshooting.')
@@ -141,8 +141,8 @@ def frozen(episode: Episode, contract: Contract) -> Iterator[Mark]:
                        f'camera {camera.name} stays the same for {stop - start + 1} pictures while the robot moves')
 
 
-@of_episode('stuck', WARNING, f'A vector stays the same, bit for bit, for {STUCK} records in which the robot is commanded '
-            'to move.', 'The state publisher stopped or repeats itself; or the robot did not follow (e-stop, limit).')
+@of_episode('stuck', WARNING, f'A vector stays the same, bit for bit, for {STUCK} records in which the robot is '
+            'commanded to move.', 'The state publisher stopped or repeats itself; or the robot did not follow (e-stop, limit).')
 def stuck(episode: Episode, contract: Contract) -> Iterator[Mark]:
     """Vectors that stand while commands say that the robot should move."""
     commanded = np.abs(episode.action[:-1]).max(1) >= MOVING

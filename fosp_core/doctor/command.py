@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`fosp inspect`: what is wrong with a data set, in a table, a picture sheet and as JSON. For the command line alone."""
+"""`fosp inspect`: what is wrong with a data set: table, picture sheet, JSON. For the command line alone."""
 
 import argparse
 import dataclasses
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--reference', metavar='DATASET',
                         help='trusted data of the same scene, whose colours these must have')
     parser.add_argument('--sheet', metavar='FILE.png', type=Path, help='write a sheet of pictures')
-    parser.add_argument('--json', metavar='PATH', help='write figures and findings as JSON; - for standard output alone')
+    parser.add_argument('--json', metavar='PATH', help='write all as JSON; - for standard output alone')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,12 +62,12 @@ def table(result: dict, contract: Contract) -> list[str]:
     """Return the figures as lines of text."""
     if not result['episodes']:
         return ['no episode could be read']
-    length = result['length']
-    out = [f'{result["episodes"]} episodes, {result["steps"]} records; length {length["min"]} to {length["max"]}, median '
-           f'{length["median"]:g}; {result["fragments"]} fragments, {result["unended"]} without an end',
-           f'rate {result["rate_hz"]:.2f} Hz (contract {contract.rate_hz:g}), {result["late"]:.1%} of the intervals late',
-           f'SR {result["sr"]:.3f}, CV {result["cv"]:.3f} (fractions of episodes); return {result["mean_return"]:.3f}, '
-           f'cost {result["mean_cost"]:.3f} an episode', '']
+    r, length = result, result['length']
+    out = [f'{r["episodes"]} episodes, {r["steps"]} records; length {length["min"]} to {length["max"]}, median '
+           f'{length["median"]:g}; {r["fragments"]} fragments, {r["unended"]} without an end',
+           f'rate {r["rate_hz"]:.2f} Hz (contract {contract.rate_hz:g}), {r["late"]:.1%} of the intervals late',
+           f'SR {r["sr"]:.3f}, CV {r["cv"]:.3f} (fractions of episodes); return {r["mean_return"]:.3f}, '
+           f'cost {r["mean_cost"]:.3f} an episode', '']
     rows = [('key', 'field', 'min', 'max', 'mean', 'std', 'at limit')]
     for name in result['vectors']:
         rows += [_row(name, entry) for entry in result['vectors'][name]]

@@ -119,8 +119,8 @@ class Totals:
         self.violations += episode.violation
         self.cost_records += int((episode.cost[1:] > 0).sum())
         self.reward_records += int((episode.reward[1:] > 0).sum())
-        self.returns += float(np.nansum(episode.reward))
-        self.costs += float(np.nansum(episode.cost))
+        self.returns += float(episode.reward[np.isfinite(episode.reward)].sum())
+        self.costs += float(episode.cost[np.isfinite(episode.cost)].sum())
         gap = bool(episode.meta.get('gap'))
         self.fragments += gap
         self.unended += not gap and not episode.is_last[-1]
@@ -196,7 +196,8 @@ def unchanged(frames: np.ndarray) -> np.ndarray:
 
 def exposure(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return bool (T,) each: dark (99 % of the values below DARK), bright (60 % at BRIGHT or above), flat (neither, but
-    all values within 8 grey levels of each other, channel by channel)."""
+    all values within 8 grey levels of each other, channel by channel).
+    """
     flat = frames.reshape(len(frames), -1, frames.shape[-1])
     dark = (flat < DARK).mean((1, 2)) >= 0.99
     bright = (flat >= BRIGHT).mean((1, 2)) >= 0.6
