@@ -60,6 +60,7 @@ setup(
                  'onnxruntime>=1.20,<2', 'opencv-python-headless>=4.9', 'tqdm>=4.66'],
         'train': ['torch==2.13.0', 'onnx>=1.17,<2', 'onnxscript>=0.5,<1', 'scipy>=1.11,<2',
                   'tensorboard>=2.18,<3'],
+        'formats': ['h5py>=3.11,<4', 'pyarrow>=17,<27'],
         'sim': ['mujoco==4.0.0', 'gymnasium==1.4.0', 'PyOpenGL>=3.1.7'],
         'ros-jazzy': ros_wheels('jazzy', '7.1.6', '5.3.6'),
         'ros-kilted': ros_wheels('kilted', '9.1.2', '5.5.1'),

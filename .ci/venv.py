@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-EXTRAS = ('core', 'train', 'sim', 'report', 'test')
+EXTRAS = ('core', 'train', 'formats', 'sim', 'report', 'test')
 GL_PACKAGES = ('libegl1', 'libegl-mesa0', 'libgl1', 'libgl1-mesa-dri', 'libosmesa6')
 
 

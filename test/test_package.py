@@ -20,6 +20,7 @@ TOP_LEVEL = {'fosp_ros', 'fosp_core', 'launch', 'config', 'models', 'sim', 'test
 LIBRARIES = {'numpy': 'numpy', 'yaml': 'pyyaml', 'rosbags': 'rosbags', 'mcap': 'mcap', 'safetensors': 'safetensors',
              'onnxruntime': 'onnxruntime', 'cv2': 'opencv-python-headless', 'tqdm': 'tqdm', 'torch': 'torch',
              'onnx': 'onnx', 'onnxscript': 'onnxscript', 'scipy': 'scipy', 'tensorboard': 'tensorboard',
+             'h5py': 'h5py', 'pyarrow': 'pyarrow',
              'mujoco': 'mujoco', 'gymnasium': 'gymnasium', 'PIL': 'pillow', 'pytest': 'pytest',
              'hypothesis': 'hypothesis', 'psutil': 'psutil', 'setuptools': 'setuptools'}
 ROS = {'rclpy', 'sensor_msgs', 'geometry_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'lifecycle_msgs',

@@ -9,6 +9,7 @@ from fosp_core.contract import Contract
 from fosp_core.data.episode import Episode
 from fosp_core.data.pack import is_pack, open_pack
 from fosp_core.data.store import iter_episodes
+from fosp_core.formats.detect import format_of, read
 
 
 def read_dataset(paths: Iterable[str | Path], contract: Contract) -> Iterator[Episode]:
@@ -47,6 +48,8 @@ def read_source(path: str | Path, contract: Contract, check: bool = True, namesp
         yield from open_pack(path, contract, check)
     elif path.is_dir() and any(path.glob('*.npz')):
         yield from iter_episodes(path, contract if check else None)
+    elif format_of(path):
+        yield from read(path, contract, check=check)
     else:
         # Late: rosbags takes a third of a second.
         from fosp_core.data.bag import ImportReport, read_episodes

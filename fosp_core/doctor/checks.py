@@ -142,7 +142,8 @@ def frozen(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 
 @of_episode('stuck', WARNING, f'A vector stays the same, bit for bit, for {STUCK} records in which the robot is '
-            'commanded to move.', 'The state publisher stopped or repeats itself; or the robot did not follow (e-stop, limit).')
+            'commanded to move.',
+            'The state publisher stopped or repeats itself; or the robot did not follow (e-stop, limit).')
 def stuck(episode: Episode, contract: Contract) -> Iterator[Mark]:
     """Vectors that stand while commands say that the robot should move."""
     commanded = np.abs(episode.action[:-1]).max(1) >= MOVING
