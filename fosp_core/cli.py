@@ -31,6 +31,8 @@ COMMANDS = {
     'bundle': ('fosp_core.deploy.bundle_cli', 'verify a model bundle'),
     'pack': ('fosp_core.data.pack_cli', 'bags to one flat folder that opens at once'),
     'audit': ('fosp_core.evaluate.audit_cli', 'what the safety filter did, and why it stopped'),
+    'import': ('fosp_core.formats.import_cli', 'HDF5, Minari and LeRobot data sets to a packed folder or a bag'),
+    'export': ('fosp_core.formats.export_cli', 'bags and data sets to HDF5 (DSRL), Minari or LeRobot'),
     'inspect': ('fosp_core.doctor.command', 'what is wrong with a bag or data set: table, pictures, JSON'),
     'bag-info': ('fosp_core.data.bag_info', 'topics, steps, episodes, SR, CV and losses of a bag'),
 }

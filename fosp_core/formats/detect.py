@@ -29,6 +29,9 @@ class Options:
     zero: tuple[str, ...] = ()
 
 
+PLAIN = Options()
+
+
 def format_of(path: Path | str) -> str | None:
     """Return the name of the format, of FORMATS; None when the path is none of them."""
     path = Path(path)
@@ -42,9 +45,9 @@ def format_of(path: Path | str) -> str | None:
     return None
 
 
-def read(path: Path | str, contract: Contract, options: Options = Options(), name: str | None = None,
+def read(path: Path | str, contract: Contract, options: Options = PLAIN, name: str | None = None,
          check: bool = True) -> Iterator[Episode]:
-    """Yield the episodes of a data set of the format `name` (default: as found); raise DataError naming file and key."""
+    """Yield the episodes of a data set, of the format `name` or as found; raise DataError naming file and key."""
     module = _module(name or format_of(path))
     for number, episode in enumerate(module.read(Path(path), contract, options)):
         if check:

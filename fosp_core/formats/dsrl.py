@@ -19,9 +19,21 @@ import numpy as np
 from fosp_core.contract import Contract
 from fosp_core.data.episode import Episode
 from fosp_core.errors import DataError
-from fosp_core.formats.common import (CONTRACT_KEYS, Clock, checked, damage, meta_of, meta_text, missing, number_array,
-                                      part, pictures, same_contract, to_action)
-from fosp_core.formats.detect import Options
+from fosp_core.formats.common import (
+    CONTRACT_KEYS,
+    Clock,
+    checked,
+    damage,
+    meta_of,
+    meta_text,
+    missing,
+    number_array,
+    part,
+    pictures,
+    same_contract,
+    to_action,
+)
+from fosp_core.formats.detect import PLAIN, Options
 from fosp_core.formats.hdf5 import append, dataset, opened, rows
 from fosp_core.io import atomic_dir
 
@@ -64,7 +76,7 @@ def _state(contract: Contract, e: Episode) -> np.ndarray:
     return np.concatenate([e.vectors[v.name] for v in contract.vectors] or [np.zeros((len(e), 0), np.float32)], axis=1)
 
 
-def read(path: Path, contract: Contract, options: Options = Options()) -> Iterator[Episode]:
+def read(path: Path, contract: Contract, options: Options = PLAIN) -> Iterator[Episode]:
     """Yield the episodes of a file, or of `path`/data.hdf5, one at a time.
 
     Raises
@@ -78,15 +90,13 @@ def read(path: Path, contract: Contract, options: Options = Options()) -> Iterat
     with opened(path) as file:
         where = str(path)
         same_contract(contract, *(file.attrs.get(key) for key in CONTRACT_KEYS), where)
-        total = len(dataset(file, 'actions', where))
-        for key in ('terminals', 'timeouts'):
-            if (found := dataset(file, key, where).shape[:1]) != (total,):
-                raise DataError(f'{where}: key {key} has length {found[0] if found else 0}, expected that of actions, '
-                                f'{total}')
-        ends = np.flatnonzero(rows(file, 'terminals', where).reshape(total, -1).any(1)
-                              | rows(file, 'timeouts', where).reshape(total, -1).any(1)) + 1
+        total = (*dataset(file, 'actions', where).shape, 0)[0]
         if not total:
-            raise DataError(f'{where}: no transition')
+            raise DataError(f'{where}: key actions is empty')
+        ends = np.zeros(total, bool)
+        for key in ('terminals', 'timeouts'):
+            ends |= number_array(rows(file, key, where), (total,), f'{where}: key {key}', bool)
+        ends = np.flatnonzero(ends) + 1
         starts = np.concatenate([[0], ends]).astype(int)
         stops = np.append(ends, total).astype(int)
         clock = Clock(contract)
@@ -95,7 +105,9 @@ def read(path: Path, contract: Contract, options: Options = Options()) -> Iterat
                 continue        # the file ends with an end
             if stop - start > _LONGEST:
                 raise DataError(f'{where}: no terminals or timeouts in {stop - start} transitions from {start} on')
-            yield _episode(file, f'{where}: episode {number}', total, start, stop, contract, options, clock)
+            with damage(f'{where}: episode {number}'):
+                episode = _episode(file, f'{where}: episode {number}', total, start, stop, contract, options, clock)
+            yield episode
 
 
 def _episode(file, where: str, total: int, start: int, stop: int, contract: Contract, options: Options,
@@ -103,8 +115,8 @@ def _episode(file, where: str, total: int, start: int, stop: int, contract: Cont
     n = stop - start
 
     def get(key: str, shape: tuple[int, ...], kind=np.float32) -> np.ndarray:
-        if len(dataset(file, key, where)) != total:
-            raise DataError(f'{where}: key {key} has length {len(file[key])}, expected that of actions, {total}')
+        if (length := (*dataset(file, key, where).shape, 0)[0]) != total:
+            raise DataError(f'{where}: key {key} has length {length}, expected that of actions, {total}')
         return number_array(rows(file, key, where, start, stop), (n, *shape), f'{where}: key {key}', kind)
 
     def reward_or_cost(key: str) -> np.ndarray:
@@ -121,7 +133,8 @@ def _episode(file, where: str, total: int, start: int, stop: int, contract: Cont
     for camera in contract.cameras:
         key = options.keys.get(camera.name, f'images/{camera.name}')
         first = pictures(rows(file, key, where, start, stop), (n, *camera.shape), f'{where}: key {key}')
-        last = pictures(rows(file, f'next_{key}', where, stop - 1, stop), (1, *camera.shape), f'{where}: key next_{key}')
+        last = pictures(rows(file, f'next_{key}', where, stop - 1, stop), (1, *camera.shape),
+                        f'{where}: key next_{key}')
         images[camera.name] = np.concatenate([first, last])
     action = np.zeros((n + 1, contract.action.size), np.float32)
     action[:-1] = to_action(get('actions', (contract.action.size,), np.float64), options.actions or 'normalised',
@@ -131,7 +144,7 @@ def _episode(file, where: str, total: int, start: int, stop: int, contract: Cont
     first, last, terminal = (np.zeros(n + 1, bool) for _ in range(3))
     first[0] = True
     terminal[-1] = get('terminals', (), bool)[-1]
-    last[-1] = terminal[-1] or get('timeouts', (), bool)[-1]
+    last[-1] = terminal[-1] | get('timeouts', (), bool)[-1]
     meta = {}
     if CONTRACT_KEYS[0] in file.attrs:      # ours: nothing was forgotten
         stamp = get('infos/stamp', (2,), np.int64)

@@ -38,7 +38,7 @@ def rows(group: h5py.Group, key: str, where: str, start: int | None = None, stop
     """Return records `start` to before `stop` of a data set."""
     found = dataset(group, key, where)
     with damage(f'{where}: key {key}'):
-        return found[start:stop] if found.ndim else found[()]
+        return np.asarray(found[start:stop] if found.ndim else found[()])
 
 
 def append(file: h5py.Group, key: str, values: np.ndarray, compress: bool = False) -> None:
@@ -52,5 +52,7 @@ def append(file: h5py.Group, key: str, values: np.ndarray, compress: bool = Fals
     row = int(np.prod(values.shape[1:])) * (values.dtype.itemsize or 8)
     # Chunks of some 64 kB: windows of a few records are cheap to read, and compression has something to work on.
     chunks = (max(1, min(1024, 65536 // max(row, 1))), *(max(1, n) for n in values.shape[1:]))
-    file.create_dataset(key, data=values, dtype=kind, maxshape=(None, *values.shape[1:]), chunks=chunks,
+    # An axis of length 0 (no vectors) must be free to grow, or HDF5 takes no chunks.
+    limit = (None, *(n or None for n in values.shape[1:]))
+    file.create_dataset(key, data=values, dtype=kind, maxshape=limit, chunks=chunks,
                         **({'compression': 'gzip', 'compression_opts': 1} if compress else {}))

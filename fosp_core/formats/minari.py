@@ -19,9 +19,22 @@ import numpy as np
 from fosp_core.contract import CameraSpec, Contract
 from fosp_core.data.episode import Episode
 from fosp_core.errors import DataError
-from fosp_core.formats.common import (CONTRACT_KEYS, Clock, checked, damage, line, meta_of, meta_text, missing,
-                                      number_array, part, pictures, same_contract, to_action)
-from fosp_core.formats.detect import Options
+from fosp_core.formats.common import (
+    CONTRACT_KEYS,
+    Clock,
+    checked,
+    damage,
+    line,
+    meta_of,
+    meta_text,
+    missing,
+    number_array,
+    part,
+    pictures,
+    same_contract,
+    to_action,
+)
+from fosp_core.formats.detect import PLAIN, Options
 from fosp_core.formats.hdf5 import opened, rows
 from fosp_core.io import atomic_dir
 
@@ -77,7 +90,7 @@ def _observation_space(contract: Contract) -> dict:
     return {'type': 'Dict', 'subspaces': spaces}
 
 
-def read(path: Path, contract: Contract, options: Options = Options()) -> Iterator[Episode]:
+def read(path: Path, contract: Contract, options: Options = PLAIN) -> Iterator[Episode]:
     """Yield the episodes, one at a time.
 
     Raises
@@ -101,7 +114,9 @@ def read(path: Path, contract: Contract, options: Options = Options()) -> Iterat
                 group = file.get(f'episode_{number}')
             if not isinstance(group, h5py.Group):
                 raise DataError(f'{where} is missing; {METADATA} counts {total} episodes')
-            yield _episode(group, where, contract, options, unit, clock)
+            with damage(where):
+                episode = _episode(group, where, contract, options, unit, clock)
+            yield episode
 
 
 def _metadata(file: Path) -> dict:
@@ -164,7 +179,7 @@ def _episode(group: h5py.Group, where: str, contract: Contract, options: Options
     first, last, terminal = (np.zeros(n + 1, bool) for _ in range(3))
     first[0] = True
     terminal[-1] = get('terminations', (n,), bool)[-1]
-    last[-1] = terminal[-1] or get('truncations', (n,), bool)[-1]
+    last[-1] = terminal[-1] | get('truncations', (n,), bool)[-1]
     ours = 'fosp_meta' in group.attrs
     if ours:        # nothing was forgotten
         reward[0] = get('infos/reward', (n + 1,))[0]
@@ -178,7 +193,7 @@ def _episode(group: h5py.Group, where: str, contract: Contract, options: Options
         meta = {'seed': int(group.attrs['seed'])} if isinstance(group.attrs.get('seed'), (int, np.integer)) else {}
     if 'cost' not in infos:
         cost = missing('cost', options, n + 1, f'{where}: key infos/cost is missing')
-    elif rows(group, 'infos/cost', where).shape[:1] == (n,):       # recorded without a value for the reset
+    elif not ours and rows(group, 'infos/cost', where).shape[:1] == (n,):       # recorded without a value for the reset
         cost = np.append(np.float32(0), get('infos/cost', (n,)))
     else:
         cost = get('infos/cost', (n + 1,))
