@@ -48,10 +48,17 @@ def format_of(path: Path | str) -> str | None:
 def read(path: Path | str, contract: Contract, options: Options = PLAIN, name: str | None = None,
          check: bool = True) -> Iterator[Episode]:
     """Yield the episodes of a data set, of the format `name` or as found; raise DataError naming file and key."""
-    module = _module(name or format_of(path))
-    for number, episode in enumerate(module.read(Path(path), contract, options)):
+    from fosp_core.formats.common import damage
+    episodes, number = _module(name or format_of(path)).read(Path(path), contract, options), 0
+    while True:
+        # HDF5 finds damage wherever it looks: in attributes, in the list of a group, on closing.
+        with damage(str(path)):
+            episode = next(episodes, None)
+        if episode is None:
+            return
         if check:
             episode.validate(contract, f'{path}: episode {number}')
+        number += 1
         yield episode
 
 
