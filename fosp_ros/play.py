@@ -19,6 +19,7 @@ from fosp_core.data import messages
 from fosp_core.data.joiner import ACTION, LABEL, Label
 from fosp_core.data.pack import is_pack
 from fosp_core.errors import FospError
+from fosp_core.formats.detect import format_of
 from fosp_core.paths import config_file
 from fosp_ros import graph
 
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def is_bag(path: Path) -> bool:
     """Tell a bag from a folder of episodes, as `read_dataset` does."""
-    return not is_pack(path) and not (path.is_dir() and any(path.glob('*.npz')))
+    return not is_pack(path) and not (path.is_dir() and any(path.glob('*.npz'))) and format_of(path) is None
 
 
 def examine(path: Path, contract: Contract, namespace: str | None) -> tuple[int, int]:

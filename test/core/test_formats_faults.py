@@ -238,3 +238,23 @@ def test_commands_say_it_in_one_line_and_leave_nothing(copy, tmp_path, capsys):
         out, err = capsys.readouterr()
         assert out == '' and err.startswith('error: ') and err.count('\n') == 1
         assert sorted(p.name for p in tmp_path.iterdir()) in ([], ['minari'])
+
+
+@pytest.mark.parametrize('name', detect.FORMATS)
+def test_forty_damaged_files_give_episodes_or_one_line(copy, tiny, name):
+    """Bytes changed anywhere: what is read is whole or refused; no other error leaves the reader."""
+    path, rng, refusals = copy(name), np.random.default_rng(7), 0
+    files = sorted(p for p in path.rglob('*') if p.is_file())
+    for _ in range(40):
+        file = files[rng.integers(len(files))]
+        kept = file.read_bytes()
+        data = np.frombuffer(kept, np.uint8).copy()
+        data[rng.integers(len(data), size=rng.choice([1, 8, 64]))] = rng.integers(256)
+        file.write_bytes(data.tobytes())
+        try:
+            list(detect.read(path, tiny))
+        except (DataError, ContractError) as error:
+            refusals += 1
+            assert '\n' not in str(error) and str(path) in str(error)
+        file.write_bytes(kept)
+    assert refusals > 5
