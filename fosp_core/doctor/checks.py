@@ -14,7 +14,7 @@ from fosp_core.contract import Contract
 from fosp_core.data.episode import Episode
 from fosp_core.doctor.colours import mixed_orders, swapped
 from fosp_core.doctor.findings import ERROR, INFO, WARNING, Mark, of_episode, of_reader, of_totals
-from fosp_core.doctor.totals import Totals, exposure, unchanged
+from fosp_core.doctor.totals import Seen, Totals
 
 FROZEN = 5              # pictures in a row that stay the same while the robot moves
 STUCK = 10              # records in a row in which a commanded robot's vector stays the same, bit for bit
@@ -34,7 +34,7 @@ of_reader('transport', WARNING, 'Messages were lost, came twice, out of order, o
 
 @of_episode('contract', ERROR, 'A key is missing, or its shape or type is not what the contract says.',
             'Use the contract that the robot was recorded with, or correct it.')
-def contract_mismatch(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def contract_mismatch(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Keys, shapes and types."""
     n = len(episode)
     wanted = {c.name: ((n, *c.shape), np.uint8, episode.images) for c in contract.cameras}
@@ -55,7 +55,7 @@ def contract_mismatch(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 @of_episode('not-finite', ERROR, 'NaN or Inf in a vector, action, reward or cost.',
             'Find the sensor or conversion that makes it; training refuses such an episode.')
-def not_finite(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def not_finite(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """NaN and Inf."""
     series = {**episode.vectors, 'action': episode.action, 'reward': episode.reward, 'cost': episode.cost}
     for key, values in series.items():
@@ -67,7 +67,7 @@ def not_finite(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 @of_episode('action-range', ERROR, 'An action leaves the limits of the contract.',
             "Widen the contract's `low` and `high`, or correct the unit of the commands.")
-def action_range(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def action_range(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Normalised actions beyond [-1, 1]."""
     bad = np.abs(episode.action) > 1.0 + 1e-6
     for d, field in enumerate(contract.action.fields):
@@ -77,7 +77,7 @@ def action_range(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 
 @of_episode('negative-cost', ERROR, 'A cost is below zero.', 'Costs count violations: correct the sign in the labels.')
-def negative_cost(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def negative_cost(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Costs below zero."""
     bad = episode.cost < 0
     if bad.any():
@@ -86,7 +86,7 @@ def negative_cost(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 @of_episode('flags', ERROR, '`is_first` or `is_last` stands elsewhere than at the first or last record.',
             'Set each of them for exactly one record of an episode.')
-def flags(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def flags(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Marks of beginning and end at the wrong record."""
     if not episode.is_first[0]:
         yield Mark('is_first', 0, 1, 'is_first is not set at the first record')
@@ -97,7 +97,7 @@ def flags(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 @of_episode('order', ERROR, 'Stamps or counters do not rise within an episode.',
             'Stamp all messages of a step with one clock that is not set back.')
-def order(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def order(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Stamps that stand or fall, counters that do not count by one."""
     stamps, steps = np.diff(episode.stamp), np.diff(episode.step)
     if (stamps <= 0).any():
@@ -111,7 +111,7 @@ def order(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 @of_episode('gap', WARNING, 'Records are missing: the episode is a fragment of a longer one.',
             'Harmless now and then. Often: the recorder loses messages; see `transport`.')
-def gap(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def gap(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Fragments, as the importer marks them."""
     if episode.meta.get('gap'):
         yield Mark('gap', 0, 1, f'a fragment of {len(episode)} records')
@@ -119,7 +119,7 @@ def gap(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 @of_episode('pause', WARNING, 'Two neighbouring records lie more than three periods apart.',
             'The recorder or the robot stood still meanwhile; the model learns a jump as if it took one step.')
-def pause(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def pause(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Holes in time where the counter goes on."""
     wait = np.diff(episode.stamp) * 1e-9
     long = wait > 3 * contract.period
@@ -130,10 +130,10 @@ def pause(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 @of_episode('frozen', WARNING, f'A camera shows the very same picture {FROZEN} times or more while the robot moves.',
             'The driver repeats its last frame under new stamps: restart it, and leave these episodes out.')
-def frozen(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def frozen(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Pictures that stand while vectors (without any: commands) say that the robot moves."""
     for camera in contract.cameras:
-        runs = [(start, stop) for start, stop in _runs(unchanged(episode.images[camera.name]), FROZEN - 1)
+        runs = [(start, stop) for start, stop in _runs(seen.unchanged(camera.name), FROZEN - 1)
                 if _moves(episode, start, stop)]
         if runs:
             start, stop = max(runs, key=lambda run: run[1] - run[0])
@@ -144,7 +144,7 @@ def frozen(episode: Episode, contract: Contract) -> Iterator[Mark]:
 @of_episode('stuck', WARNING, f'A vector stays the same, bit for bit, for {STUCK} records in which the robot is '
             'commanded to move.',
             'The state publisher stopped or repeats itself; or the robot did not follow (e-stop, limit).')
-def stuck(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def stuck(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Vectors that stand while commands say that the robot should move."""
     commanded = np.abs(episode.action[:-1]).max(1) >= MOVING
     for vector in contract.vectors:
@@ -157,26 +157,26 @@ def stuck(episode: Episode, contract: Contract) -> Iterator[Mark]:
 
 
 @of_episode('black', WARNING, 'Pictures are black.', 'Lens cap, light, or a camera that was not yet running.')
-def black(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def black(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """99 % of all values below 16."""
-    yield from _exposed(episode, contract, 0, 'black')
+    yield from _exposed(seen, contract, 0, 'black')
 
 
 @of_episode('over-exposed', WARNING, 'Pictures are mostly white.', 'Set the exposure of the camera by hand.')
-def over_exposed(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def over_exposed(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """60 % of all values at 250 or above."""
-    yield from _exposed(episode, contract, 1, 'over-exposed')
+    yield from _exposed(seen, contract, 1, 'over-exposed')
 
 
 @of_episode('flat', WARNING, 'Pictures are one colour.', 'The camera is covered, or a driver fills in a test picture.')
-def flat(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def flat(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """No channel has values more than 8 apart."""
-    yield from _exposed(episode, contract, 2, 'of one colour')
+    yield from _exposed(seen, contract, 2, 'of one colour')
 
 
 @of_episode('terminal-inside', WARNING, '`is_terminal` is set where the episode goes on, or without `is_last`.',
             'Set it with `is_last`, when the task itself ended (not on a time limit).')
-def terminal_inside(episode: Episode, contract: Contract) -> Iterator[Mark]:
+def terminal_inside(episode: Episode, contract: Contract, seen: Seen) -> Iterator[Mark]:
     """Terminal records that are not the last."""
     bad = episode.is_terminal & ~episode.is_last
     if bad.any():
@@ -329,9 +329,9 @@ def _moves(episode: Episode, start: int, stop: int) -> bool:
     return False
 
 
-def _exposed(episode: Episode, contract: Contract, which: int, word: str) -> Iterator[Mark]:
+def _exposed(seen: Seen, contract: Contract, which: int, word: str) -> Iterator[Mark]:
     for camera in contract.cameras:
-        bad = exposure(episode.images[camera.name])[which]
+        bad = seen.exposure(camera.name)[which]
         if bad.any():
             yield Mark(camera.name, int(bad.argmax()), int(bad.sum()),
                        f'{bad.sum()} of {len(bad)} pictures of camera {camera.name} are {word}')

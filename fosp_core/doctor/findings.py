@@ -41,7 +41,7 @@ class Code:
 
 
 CODES: dict[str, Code] = {}
-EPISODE_CHECKS: list[Code] = []     # check(episode, contract) -> Marks
+EPISODE_CHECKS: list[Code] = []     # check(episode, contract, seen) -> Marks
 TOTAL_CHECKS: list[Code] = []       # check(totals, contract) -> texts
 
 
@@ -55,7 +55,7 @@ def _register(into: list | None, name: str, severity: str, meaning: str, remedy:
 
 
 def of_episode(name: str, severity: str, meaning: str, remedy: str):
-    """Register a function of (episode, contract) that yields Marks."""
+    """Register a function of (episode, contract, seen) that yields Marks."""
     return _register(EPISODE_CHECKS, name, severity, meaning, remedy)
 
 

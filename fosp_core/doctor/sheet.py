@@ -29,13 +29,14 @@ class Sheet:
         self._marked: list[tuple[str, np.ndarray]] = []
         self._seen, self._stride = 0, 1
 
-    def add(self, where: str, episode: Episode, flagged: bool) -> None:
-        """Take an episode, or pass it by."""
+    def add(self, where: str, episode: Episode, found: list[int]) -> None:
+        """Take an episode, or pass it by; `found`: records at which a check found something."""
         number, self._seen = self._seen, self._seen + 1
-        if flagged and len(self._marked) < self._flagged:
-            self._marked.append((f'{where} (finding)', self._row(episode)))
+        if found and len(self._marked) < self._flagged:
+            shown = ', '.join(map(str, sorted(set(found))[:4]))
+            self._marked.append((f'{where}: see record {shown}', self._row(episode, found)))
         elif number % self._stride == 0:
-            self._kept.append((where, self._row(episode)))
+            self._kept.append((where, self._row(episode, [])))
             if len(self._kept) > self._rows:
                 self._kept, self._stride = self._kept[::2], 2 * self._stride
 
@@ -53,19 +54,20 @@ class Sheet:
         atomic_write_bytes(path, data.tobytes())
         return len(rows)
 
-    def _row(self, episode: Episode) -> np.ndarray:
-        steps = _spread(episode, self._columns)
+    def _row(self, episode: Episode, found: list[int]) -> np.ndarray:
+        steps = _spread(episode, self._columns, found)
         return np.concatenate([np.concatenate([_tile(camera, episode, int(t)) for t in steps], axis=1)
                                for camera in self._contract.cameras])
 
 
-def _spread(episode: Episode, count: int) -> np.ndarray:
-    """Return evenly spread records; the first one with a cost takes the place of its neighbour."""
+def _spread(episode: Episode, count: int, found: list[int]) -> np.ndarray:
+    """Return evenly spread records; up to four findings and the first cost take the places of their neighbours."""
     steps = np.unique(np.linspace(0, len(episode) - 1, count).round().astype(int))
-    if (episode.cost > 0).any():
-        first = int((episode.cost > 0).argmax())
-        steps[np.abs(steps - first).argmin()] = first
-    return steps
+    wanted = [int((episode.cost > 0).argmax())] if (episode.cost > 0).any() else []
+    for step in (*wanted, *sorted(set(found))[:4]):
+        if step not in steps:
+            steps[np.abs(steps - step).argmin()] = step
+    return np.sort(steps)
 
 
 def _tile(camera: CameraSpec, episode: Episode, t: int) -> np.ndarray:

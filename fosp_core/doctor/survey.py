@@ -11,7 +11,7 @@ from fosp_core.data.episode import Episode
 from fosp_core.data.sources import read_source
 from fosp_core.doctor import checks
 from fosp_core.doctor.findings import CODES, EPISODE_CHECKS, SEVERITIES, TOTAL_CHECKS, Finding, Tally
-from fosp_core.doctor.totals import Totals
+from fosp_core.doctor.totals import Seen, Totals
 from fosp_core.errors import ContractError, DataError
 
 _TRANSPORT = ('lost', 'doubled', 'reordered', 'mismatched')
@@ -31,7 +31,7 @@ class Survey:
 
 
 def survey(sources: Iterable[str | Path], contract: Contract, namespace: str | None = None,
-           references: dict | None = None, watch: Callable[[str, Episode, bool], None] | None = None) -> Survey:
+           references: dict | None = None, watch: Callable[[str, Episode, list[int]], None] | None = None) -> Survey:
     """Read the sources once and check them.
 
     Parameters
@@ -45,7 +45,7 @@ def survey(sources: Iterable[str | Path], contract: Contract, namespace: str | N
     references
         Camera -> mean red, green, blue of the same scene; None: those known for the contract's name.
     watch
-        Is called with place, episode, and whether a check of the episode found anything; for the picture sheet.
+        Is called with place, episode, and the records at which checks found something; for the picture sheet.
 
     Returns
     -------
@@ -61,11 +61,12 @@ def survey(sources: Iterable[str | Path], contract: Contract, namespace: str | N
             for episode in read_source(path, contract, check=False, namespace=namespace, report=report):
                 where = f'{path}: episode {number}'
                 number += 1
-                flagged = _check_episode(where, episode, contract, tally)
-                if flagged is not None:
-                    totals.add(episode)
+                seen = Seen(episode)
+                steps = _check_episode(where, episode, contract, seen, tally)
+                if steps is not None:
+                    totals.add(episode, seen)
                     if watch is not None:
-                        watch(where, episode, flagged)
+                        watch(where, episode, steps)
         except ContractError as error:
             broken.append(_of('contract', str(path), _without(path, error)))
         except DataError as error:
@@ -81,16 +82,16 @@ def survey(sources: Iterable[str | Path], contract: Contract, namespace: str | N
     return Survey(totals, sorted(findings, key=lambda f: SEVERITIES.index(f.severity)))
 
 
-def _check_episode(where: str, episode: Episode, contract: Contract, tally: Tally) -> bool | None:
-    """Return whether anything was found; None when the episode is too wrong for other checks."""
-    flagged = False
+def _check_episode(where: str, episode: Episode, contract: Contract, seen: Seen, tally: Tally) -> list[int] | None:
+    """Return the records at which something was found; None when the episode is too wrong for other checks."""
+    steps = []
     for code in EPISODE_CHECKS:
-        for mark in code.check(episode, contract):
+        for mark in code.check(episode, contract, seen):
             tally.add(code, where, mark)
-            flagged = True
-        if flagged and code.check is checks.contract_mismatch:
+            steps.append(mark.step)
+        if steps and code.check is checks.contract_mismatch:
             return None
-    return flagged
+    return steps
 
 
 def _of(code: str, where: str, text: str) -> Finding:

@@ -64,13 +64,12 @@ class CameraTotals:
         """Mean of each channel over all frames that are neither dark nor bright, grey levels."""
         return self._colour / max(self._coloured, 1)
 
-    def add(self, frames: np.ndarray) -> None:
-        """Take (T, H, W, C) uint8."""
+    def add(self, frames: np.ndarray, dark: np.ndarray, bright: np.ndarray, flat: np.ndarray,
+            same: np.ndarray) -> None:
+        """Take (T, H, W, C) uint8 and what `Seen` says of them."""
         self.frames += len(frames)
-        dark, bright, flat = exposure(frames)
         self.dark, self.bright, self.flat = self.dark + int(dark.sum()), self.bright + int(bright.sum()), \
             self.flat + int(flat.sum())
-        same = unchanged(frames)
         self.pairs += len(same)
         self.doubled += int(same.sum())
         good = frames[~(dark | bright)]
@@ -111,7 +110,7 @@ class Totals:
         """Number of records."""
         return sum(self.lengths)
 
-    def add(self, episode: Episode) -> None:
+    def add(self, episode: Episode, seen: 'Seen') -> None:
         """Take one episode whose keys, shapes and types are those of the contract."""
         number = self.episodes
         self.lengths.append(len(episode))
@@ -132,7 +131,7 @@ class Totals:
         self.action.add(action, np.abs(action) >= SATURATED)
         self.idle += int((np.abs(action) < 1e-3).all(1).sum())
         for name, camera in self.cameras.items():
-            camera.add(episode.images[name])
+            camera.add(episode.images[name], *seen.exposure(name), seen.unchanged(name))
         period = self.contract.period * 1e9
         self.intervals += np.bincount(np.searchsorted(_EDGES, np.diff(episode.stamp) / period),
                                       minlength=len(self.intervals))
@@ -188,6 +187,25 @@ def _table(fields: tuple[str, ...], spread: Spread, met: str | None = None) -> l
     return rows
 
 
+class Seen:
+    """What several checks want to know of the pictures of an episode, looked at once."""
+
+    def __init__(self, episode: Episode):
+        self._images, self._exposure, self._unchanged = episode.images, {}, {}
+
+    def exposure(self, camera: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `exposure`."""
+        if camera not in self._exposure:
+            self._exposure[camera] = exposure(self._images[camera])
+        return self._exposure[camera]
+
+    def unchanged(self, camera: str) -> np.ndarray:
+        """See `unchanged`."""
+        if camera not in self._unchanged:
+            self._unchanged[camera] = unchanged(self._images[camera])
+        return self._unchanged[camera]
+
+
 def unchanged(frames: np.ndarray) -> np.ndarray:
     """Return bool (T - 1,): is frame t + 1 the same as frame t, bit for bit."""
     flat = frames.reshape(len(frames), -1)
@@ -198,8 +216,14 @@ def exposure(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return bool (T,) each: dark (99 % of the values below DARK), bright (60 % at BRIGHT or above), flat (neither, but
     all values within 8 grey levels of each other, channel by channel).
     """
-    flat = frames.reshape(len(frames), -1, frames.shape[-1])
-    dark = (flat < DARK).mean((1, 2)) >= 0.99
-    bright = (flat >= BRIGHT).mean((1, 2)) >= 0.6
-    spread = (flat.max(1).astype(np.int16) - flat.min(1)).max(1)
-    return dark, bright, (spread <= 8) & ~dark & ~bright
+    rows = frames.reshape(len(frames), -1)
+    count = rows.shape[1]
+    dark, bright, flat = (np.zeros(len(rows), bool) for _ in range(3))
+    for t, row in enumerate(rows):      # one at a time: they stay in the cache of the processor
+        dark[t] = np.count_nonzero(row < DARK) >= 0.99 * count
+        bright[t] = np.count_nonzero(row >= BRIGHT) >= 0.6 * count
+        channels = row.reshape(-1, frames.shape[-1])
+        # Most pictures are told from their first values.
+        if not (dark[t] or bright[t]) and np.ptp(channels[:64], axis=0).max() <= 8:
+            flat[t] = np.ptp(channels, axis=0).max() <= 8
+    return dark, bright, flat

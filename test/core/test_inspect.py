@@ -89,10 +89,19 @@ def test_sheet_keeps_ten_episodes_of_many_and_those_with_findings(contract, make
     from fosp_core.doctor.sheet import Sheet
     sheet, episode = Sheet(contract), make_episode(4)
     for number in range(333):
-        sheet.add(f'episode {number}', episode, number % 50 == 49)
+        sheet.add(f'episode {number}', episode, [2] if number % 50 == 49 else [])
     kept = [int(where.split()[1]) for where, _ in sheet._kept]
     assert 5 < len(kept) <= 10 and kept[0] == 0 and kept[-1] > 250 and np.ptp(np.diff(kept)) <= 64
-    assert [where for where, _ in sheet._marked] == [f'episode {n} (finding)' for n in (49, 99, 149, 199)]
+    assert [where for where, _ in sheet._marked] == [f'episode {n}: see record 2' for n in (49, 99, 149, 199)]
+
+
+def test_sheet_shows_the_records_that_were_found(make_episode):
+    from fosp_core.doctor.sheet import _spread
+    episode = make_episode(80)
+    assert _spread(episode, 8, []).tolist() == [0, 11, 23, 34, 45, 56, 68, 79]
+    assert _spread(episode, 8, [13, 50, 13]).tolist() == [0, 13, 23, 34, 50, 56, 68, 79]
+    episode.cost[61:] = 1
+    assert _spread(episode, 8, []).tolist() == [0, 11, 23, 34, 45, 61, 68, 79]
 
 
 def test_memory_does_not_grow_with_the_data(contract, make_episode, monkeypatch):

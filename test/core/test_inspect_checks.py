@@ -263,6 +263,17 @@ def test_colours_are_judged_by_the_reference_that_is_given(tmp_path, store, clea
     assert codes(folder, bgr) == ['colour-order']       # the same bytes, now said to be blue first
 
 
+def test_a_scene_that_is_nearly_grey_says_nothing(tmp_path, store, clean, scene):
+    def recoloured(red):
+        episodes = [clean(number) for number in range(4)]
+        for episode in episodes:
+            grey = episode.images['image'][..., :1] + np.uint8(100)
+            episode.images['image'] = grey + np.array([red, 5, 10], np.uint8)
+        return store(tmp_path / f'{red}', episodes)
+    assert codes(recoloured(8), scene, references={'image': (156, 155, 154)}) == []
+    assert codes(recoloured(0), scene, references={'image': (160, 155, 150)}) == ['colour-order']
+
+
 def test_a_picture_that_stands_while_the_robot_stands_is_no_fault(tmp_path, store, clean, scene):
     freezes(clean.four[2])
     clean.four[2].vectors['ee_pose'][10:16] = clean.four[2].vectors['ee_pose'][10]
