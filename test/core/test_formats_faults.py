@@ -89,8 +89,10 @@ def test_each_wrong_length_is_named(copy, tiny, name):
             values = file[key][:-1]
             del file[key]
             file[key] = values
-        # Actions decide how long the others must be, so any other key may be named then.
-        words = () if key.endswith('actions') else (key.split('/', 1)[-1] if name == 'minari' else key,)
+        # This one decides how long the others must be, so any other may be named then.
+        words = (key.split('/', 1)[-1] if name == 'minari' else key,)
+        if key.endswith('actions' if name == 'hdf5' else 'rewards'):
+            words = ()
         refused(path, tiny, str(path / H5[name]), *words)
         (path / H5[name]).write_bytes(kept)
 
@@ -113,6 +115,18 @@ def test_keys_of_another_kind(copy, tiny, name):
             file.create_group(key)
         refused(path, tiny, str(path / H5[name]))
         (path / H5[name]).write_bytes(kept)
+
+
+def test_a_length_beyond_the_file_is_not_read(copy, tiny):
+    """Damaged lengths made the reader fill terabytes with zeros."""
+    for name, keys in (('hdf5', ('actions', 'terminals')), ('minari', ('episode_0/rewards', 'episode_0/actions'))):
+        path = copy(name)
+        for key in keys:
+            with h5py.File(path / H5[name], 'a') as file:
+                shape = file[key].shape[1:]
+                del file[key]
+                file.create_dataset(key, (10 ** 13, *shape), chunks=(10, *shape))
+        refused(path, tiny, str(path / H5[name]), 'is more than the file can hold')
 
 
 def test_shuffled_transitions(copy, tiny):
