@@ -52,7 +52,10 @@ def damage(where: str) -> Iterator[None]:
 def same_contract(contract: Contract, found_hash: str | None, found: str | dict | None, where: str) -> None:
     """Raise ContractError when the data set names a contract, and it is another one."""
     if found_hash is not None:
-        other = json.loads(found) if isinstance(found, str) else found
+        if isinstance(found_hash, bytes):
+            found_hash = found_hash.decode('ascii', 'replace')
+        with damage(f'{where}: key {CONTRACT_KEYS[1]}'):
+            other = json.loads(found) if isinstance(found, (str, bytes)) else found
         contract.require_same(str(found_hash), where, other)
 
 

@@ -45,7 +45,9 @@ def write(path: Path, contract: Contract, episodes: Iterable[Episode]) -> dict:
     """Write `path`/data.hdf5; one episode in memory at a time."""
     count = steps = 0
     with atomic_dir(path) as folder, h5py.File(folder / FILE, 'w') as file:
-        file.attrs[CONTRACT_KEYS[0]], file.attrs[CONTRACT_KEYS[1]] = contract.hash, json.dumps(contract.to_dict())
+        # Fixed length: on damaged strings of any length the HDF5 library may not return.
+        for key, text in zip(CONTRACT_KEYS, (contract.hash, json.dumps(contract.to_dict()))):
+            file.attrs[key] = np.bytes_(text)
         for episode in checked(path, contract, episodes):
             if (episode.is_terminal & ~episode.is_last).any():
                 raise DataError(f'{path}: episode {count}: is_terminal is set without is_last at step '
@@ -95,7 +97,7 @@ def read(path: Path, contract: Contract, options: Options = PLAIN) -> Iterator[E
             raise DataError(f'{where}: key actions is empty')
         ends = np.zeros(total, bool)
         for key in ('terminals', 'timeouts'):
-            ends |= number_array(rows(file, key, where), (total,), f'{where}: key {key}', bool)
+            ends |= number_array(rows(file, key, where, count=total), (total,), f'{where}: key {key}', bool)
         ends = np.flatnonzero(ends) + 1
         starts = np.concatenate([[0], ends]).astype(int)
         stops = np.append(ends, total).astype(int)
@@ -115,9 +117,7 @@ def _episode(file, where: str, total: int, start: int, stop: int, contract: Cont
     n = stop - start
 
     def get(key: str, shape: tuple[int, ...], kind=np.float32) -> np.ndarray:
-        if (length := (*dataset(file, key, where).shape, 0)[0]) != total:
-            raise DataError(f'{where}: key {key} has length {length}, expected that of actions, {total}')
-        return number_array(rows(file, key, where, start, stop), (n, *shape), f'{where}: key {key}', kind)
+        return number_array(rows(file, key, where, start, stop, total), (n, *shape), f'{where}: key {key}', kind)
 
     def reward_or_cost(key: str) -> np.ndarray:
         if f'{key}s' not in file:
@@ -132,8 +132,8 @@ def _episode(file, where: str, total: int, start: int, stop: int, contract: Cont
     images = {}
     for camera in contract.cameras:
         key = options.keys.get(camera.name, f'images/{camera.name}')
-        first = pictures(rows(file, key, where, start, stop), (n, *camera.shape), f'{where}: key {key}')
-        last = pictures(rows(file, f'next_{key}', where, stop - 1, stop), (1, *camera.shape),
+        first = pictures(rows(file, key, where, start, stop, total), (n, *camera.shape), f'{where}: key {key}')
+        last = pictures(rows(file, f'next_{key}', where, stop - 1, stop, total), (1, *camera.shape),
                         f'{where}: key next_{key}')
         images[camera.name] = np.concatenate([first, last])
     action = np.zeros((n + 1, contract.action.size), np.float32)

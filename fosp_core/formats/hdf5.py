@@ -12,6 +12,8 @@ import numpy as np
 from fosp_core.errors import DataError
 from fosp_core.formats.common import damage
 
+_RATIO = 1100       # the most that gzip can gain
+
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
@@ -25,18 +27,25 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def dataset(group: h5py.Group, key: str, where: str) -> h5py.Dataset:
-    """Return a data set of a group; raise DataError when it is not there or a group itself."""
+    """Return a data set of a group; raise DataError when it is not there, a group, or larger than the file can hold."""
     with damage(f'{where}: key {key}'):
         found = group.get(key)
     if not isinstance(found, h5py.Dataset):
         there = ', '.join(sorted(group)) or 'nothing'
         raise DataError(f'{where}: key {key} is {"a group" if found is not None else "missing"}; there is {there}')
+    with damage(f'{where}: key {key}'):
+        # A damaged length would be read for hours: what is not stored counts as zero.
+        if found.size * found.dtype.itemsize > _RATIO * found.file.id.get_filesize() + 2 ** 20:
+            raise ValueError(f'shape {found.shape} is more than the file can hold')
     return found
 
 
-def rows(group: h5py.Group, key: str, where: str, start: int | None = None, stop: int | None = None) -> np.ndarray:
-    """Return records `start` to before `stop` of a data set."""
+def rows(group: h5py.Group, key: str, where: str, start: int | None = None, stop: int | None = None,
+         count: int | None = None) -> np.ndarray:
+    """Return records `start` to before `stop` of a data set that has `count` of them; None: any number."""
     found = dataset(group, key, where)
+    if count is not None and (length := (*found.shape, 0)[0]) != count:
+        raise DataError(f'{where}: key {key} has length {length}, expected {count}')
     with damage(f'{where}: key {key}'):
         return np.asarray(found[start:stop] if found.ndim else found[()])
 

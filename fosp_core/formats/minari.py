@@ -35,7 +35,7 @@ from fosp_core.formats.common import (
     to_action,
 )
 from fosp_core.formats.detect import PLAIN, Options
-from fosp_core.formats.hdf5 import opened, rows
+from fosp_core.formats.hdf5 import dataset, opened, rows
 from fosp_core.io import atomic_dir
 
 FILE, METADATA = 'main_data.hdf5', 'metadata.json'
@@ -68,7 +68,7 @@ def _add(group: h5py.Group, number: int, e: Episode) -> None:
     group.attrs['id'], group.attrs['total_steps'] = number, len(e) - 1
     if isinstance(e.meta.get('seed'), int):
         group.attrs['seed'] = e.meta['seed']
-    group.attrs['fosp_meta'], group.attrs['fosp_final_action'] = meta_text(e.meta), e.action[-1]
+    group.attrs['fosp_meta'], group.attrs['fosp_final_action'] = np.bytes_(meta_text(e.meta)), e.action[-1]
     for name, values in {**e.images, **e.vectors}.items():
         kind = {'compression': 'gzip', 'compression_opts': 1} if values.dtype == np.uint8 else {}
         group.create_dataset(f'observations/{name}', data=values, chunks=True, **kind)
@@ -153,13 +153,12 @@ def _unit(metadata: dict, contract: Contract, file: Path) -> str:
 
 
 def _episode(group: h5py.Group, where: str, contract: Contract, options: Options, unit: str, clock: Clock) -> Episode:
-    actions = rows(group, 'actions', where)
-    n = len(actions) if actions.ndim else 0
+    n = (*dataset(group, 'rewards', where).shape, 0)[0]
     if n < 1:
-        raise DataError(f'{where}: key actions is empty')
+        raise DataError(f'{where}: key rewards is empty')
 
     def get(key: str, shape: tuple[int, ...], kind=np.float32) -> np.ndarray:
-        return number_array(rows(group, key, where), shape, f'{where}: key {key}', kind)
+        return number_array(rows(group, key, where, count=shape[0]), shape, f'{where}: key {key}', kind)
 
     observed = group.get('observations')
     if observed is None:
@@ -168,12 +167,11 @@ def _episode(group: h5py.Group, where: str, contract: Contract, options: Options
     vectors = {}
     for vector in contract.vectors:
         key, which = part(_key(vector.name, observed, options))
-        values = rows(group, key, where)
+        values = rows(group, key, where, count=n + 1)
         values = values[:, None] if values.ndim == 1 else values[..., which]
         vectors[vector.name] = number_array(values, (n + 1, vector.size), f'{where}: key {key}')
     action = np.zeros((n + 1, contract.action.size), np.float32)
-    action[:-1] = to_action(number_array(actions, (n, contract.action.size), f'{where}: key actions', np.float64), unit,
-                            contract, where)
+    action[:-1] = to_action(get('actions', (n, contract.action.size), np.float64), unit, contract, where)
     reward = np.append(np.float32(0), get('rewards', (n,)))
     infos = group.get('infos', {})
     first, last, terminal = (np.zeros(n + 1, bool) for _ in range(3))
@@ -193,7 +191,7 @@ def _episode(group: h5py.Group, where: str, contract: Contract, options: Options
         meta = {'seed': int(group.attrs['seed'])} if isinstance(group.attrs.get('seed'), (int, np.integer)) else {}
     if 'cost' not in infos:
         cost = missing('cost', options, n + 1, f'{where}: key infos/cost is missing')
-    elif not ours and rows(group, 'infos/cost', where).shape[:1] == (n,):       # recorded without a value for the reset
+    elif not ours and dataset(group, 'infos/cost', where).shape[:1] == (n,):     # none for the reset
         cost = np.append(np.float32(0), get('infos/cost', (n,)))
     else:
         cost = get('infos/cost', (n + 1,))
@@ -209,7 +207,7 @@ def _key(name: str, observed, options: Options) -> str:
 
 
 def _frames(group: h5py.Group, key: str, count: int, camera: CameraSpec, where: str) -> np.ndarray:
-    values = rows(group, key, where)
+    values = rows(group, key, where, count=count)
     where = f'{where}: key {key}'
     if values.dtype == object or (values.ndim == 2 and values.dtype == np.uint8 and camera.shape[0] > 1):
         import cv2

@@ -89,8 +89,10 @@ def test_each_wrong_length_is_named(copy, tiny, name):
             values = file[key][:-1]
             del file[key]
             file[key] = values
-        # Actions decide how long the others must be, so any other key may be named then.
-        words = () if key.endswith('actions') else (key.split('/', 1)[-1] if name == 'minari' else key,)
+        # This one decides how long the others must be, so any other may be named then.
+        words = (key.split('/', 1)[-1] if name == 'minari' else key,)
+        if key.endswith('actions' if name == 'hdf5' else 'rewards'):
+            words = ()
         refused(path, tiny, str(path / H5[name]), *words)
         (path / H5[name]).write_bytes(kept)
 
@@ -113,6 +115,18 @@ def test_keys_of_another_kind(copy, tiny, name):
             file.create_group(key)
         refused(path, tiny, str(path / H5[name]))
         (path / H5[name]).write_bytes(kept)
+
+
+def test_a_length_beyond_the_file_is_not_read(copy, tiny):
+    """Damaged lengths made the reader fill terabytes with zeros."""
+    for name, keys in (('hdf5', ('actions', 'terminals')), ('minari', ('episode_0/rewards', 'episode_0/actions'))):
+        path = copy(name)
+        for key in keys:
+            with h5py.File(path / H5[name], 'a') as file:
+                shape = file[key].shape[1:]
+                del file[key]
+                file.create_dataset(key, (10 ** 13, *shape), chunks=(10, *shape))
+        refused(path, tiny, str(path / H5[name]), 'is more than the file can hold')
 
 
 def test_shuffled_transitions(copy, tiny):
@@ -240,10 +254,9 @@ def test_commands_say_it_in_one_line_and_leave_nothing(copy, tmp_path, capsys):
         assert sorted(p.name for p in tmp_path.iterdir()) in ([], ['minari'])
 
 
-@pytest.mark.parametrize('name', detect.FORMATS)
-def test_forty_damaged_files_give_episodes_or_one_line(copy, tiny, name):
-    """Bytes changed anywhere: what is read is whole or refused; no other error leaves the reader."""
-    path, rng, refusals = copy(name), np.random.default_rng(7), 0
+def test_forty_damaged_files_give_episodes_or_one_line(copy, tiny):
+    """Bytes changed anywhere. Not for HDF5, whose own library may crash or not return (docs/how-to/exchange.md)."""
+    path, rng, refusals = copy('lerobot'), np.random.default_rng(7), 0
     files = sorted(p for p in path.rglob('*') if p.is_file())
     for _ in range(40):
         file = files[rng.integers(len(files))]
