@@ -103,19 +103,17 @@ def test_the_next_process_knows_what_a_slow_disk_does_not_know_yet(tmp_path, slo
 
 def test_memory_and_disk_add_up_and_a_reset_that_the_disk_does_not_know_yet_is_none(tmp_path, slow_disk):
     path = tmp_path / 'latch.json'
-    slow_disk.set()
-    first = LatchFile(path, pytest.fail)
-    first.put((Reason.OUT_OF_DISTRIBUTION,), True)
-    wait_for(path.exists, 2.0, 'the file')
-    slow_disk.clear()
-    first.put((Reason.ESTOP,), False)       # the disk still says the other
-    assert LatchFile(path, pytest.fail).read() == ((Reason.ESTOP, Reason.OUT_OF_DISTRIBUTION), True)
-    first.put((), False)
-    assert not memory_path(path).exists()
+    entry = {'schema': 1, 'latched': ['out_of_distribution'], 'estop_service': True}
+    path.write_text(json.dumps(entry))
+    memory_path(path).write_text(json.dumps({**entry, 'latched': ['estop'], 'estop_service': False}))
+    file = LatchFile(path, pytest.fail)
+    assert file.read() == ((Reason.ESTOP, Reason.OUT_OF_DISTRIBUTION), True)
+    file.put((), False)
+    assert not memory_path(path).exists()       # the disk is slow: it still has the old one
     assert LatchFile(path, pytest.fail).read() == ((Reason.OUT_OF_DISTRIBUTION,), True)
     slow_disk.set()
     gone(path)
-    first.close()
+    file.close()
 
 
 def test_a_process_that_dies_right_after_it_latched_has_kept_it(tmp_path):
