@@ -136,7 +136,7 @@ def test_every_encoding_as_before_with_one_copy_less(encoding, pad):
     fields = (encoding, 33, 47, rows.shape[1], 0, rows.tobytes())
     for size, out in (((16, 16), 'rgb8'), ((16, 16), 'bgr8'), ((33, 47), 'mono8'), ((64, 64), 'rgb8')):
         camera = CameraSpec('c', 'c', *size, out)
-        slow = images._fit(images.to_array(*fields), encoding, camera, 2.0)
+        slow = images.for_camera(encoding, images.to_array(*fields), camera, 2.0)
         np.testing.assert_array_equal(images.to_camera(*fields, camera, depth_range=2.0), slow)
 
 
