@@ -30,7 +30,7 @@ def run(tmp_path_factory):
 
 
 def go_on(out, *overrides, method=None):
-    args, said = argparse.Namespace(out=out, init=None, no_resume=False), []
+    args, said = argparse.Namespace(out=out, init=None, world_model=None, no_resume=False), []
     found = restore(Learner(CONTRACT, Config.load('debug', [*BEGUN, *overrides], method)), args, 'x', said.append)
     assert found == 'list' and 'resuming' in said[0]
 

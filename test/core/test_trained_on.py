@@ -70,7 +70,7 @@ def test_a_run_that_goes_on_from_another_knows_its_episodes(tmp_path, contract, 
     from fosp_core.train.learner import Learner
     from fosp_core.train.pretrain import restore
     learner = Learner(contract, Config.load('debug'))
-    args = argparse.Namespace(out=str(tmp_path / 'new'), init=None, no_resume=False)
+    args = argparse.Namespace(out=str(tmp_path / 'new'), world_model=None, init=None, no_resume=False)
     if option:
         setattr(args, option, str(tmp_path / 'run'))
         extra = {'data_hash': data_hash([])} | ({'trained_on': stored} if stored else {})
