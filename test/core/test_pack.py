@@ -100,7 +100,7 @@ def test_a_large_set_opens_without_reading_the_pictures(tmp_path, monkeypatch, c
     after = resource.getrusage(resource.RUSAGE_SELF)
     assert len(replay) == 200_000 and len(replay.episodes) == 4000
     assert calls < 40 * 4000
-    assert after.ru_minflt - faults.ru_minflt + after.ru_majflt - faults.ru_majflt < 10_000     # all pages: 1.2 million
+    assert after.ru_minflt - faults.ru_minflt + after.ru_majflt - faults.ru_majflt < 120_000    # of 1.2 million pages
 
 
 @pytest.mark.parametrize('name', ['camera_image.npy', 'camera_wrist.npy', 'vector_ee_pose.npy', 'reward.npy'])

@@ -81,7 +81,9 @@ def test_a_decision_is_four_raw_steps_summed(env, task):
     one = env(task, render=False)
     raw = adapter.make_builder(f'{task}-v0', one.robot)
     total, unsafe = 0.0, make_demonstrator('unsafe', one, None)
-    for seed in (1, 2):
+    for seed in range(1, 12):
+        if seed > 2 and total:
+            break
         one.reset(seed=seed)
         raw.reset(seed=seed)
         for _ in range(50):
