@@ -20,7 +20,7 @@ from fosp_core.errors import FospError
 _UNNAMED = ('', '.', '..')
 
 
-def _sync_dir(path: Path) -> None:
+def sync_dir(path: Path) -> None:
     """Make the names inside a folder durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -41,7 +41,7 @@ def _sync_tree(root: Path) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-        _sync_dir(Path(folder))
+        sync_dir(Path(folder))
 
 
 def _sibling(path: Path) -> Path:
@@ -76,7 +76,7 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_dir(path.parent)
+        sync_dir(path.parent)
     except OSError as error:
         raise FospError(f'{path}: cannot be written: {error.strerror}') from None
     finally:
@@ -111,7 +111,7 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
             if path.exists():
                 raise FospError(f'{path}: was made by someone else meanwhile; nothing written')
             os.rename(temporary, path)
-            _sync_dir(path.parent)
+            sync_dir(path.parent)
         except OSError as error:
             raise FospError(f'{path}: cannot be written: {error.strerror}') from None
     finally:

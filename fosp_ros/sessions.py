@@ -15,7 +15,7 @@ from pathlib import Path
 from fosp_core.contract import Contract
 from fosp_core.data.episode import Episode
 from fosp_core.data.store import load_episode, save_episode
-from fosp_core.deploy.bundle import BundleStore
+from fosp_core.deploy.bundle_store import BundleStore
 from fosp_core.errors import DataError, FospError
 from fosp_core.io import atomic_dir
 

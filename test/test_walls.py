@@ -83,6 +83,32 @@ def test_the_simulator_imports_nothing_of_the_learner():
     assert probe(learner, modules('fosp_sim', 'sim')) == ''
 
 
+# Folder -> what none of its files may import, not even within a function; the trainer's worker is the one exception.
+LEARNER = ('torch', 'fosp_core.agent', 'fosp_core.train', 'fosp_core.world_model', 'fosp_core.nn')
+NEVER = {'fosp_core': (*ROS, *SIMULATORS, 'fosp_ros', 'launch'), 'fosp_ros': (*LEARNER, *SIMULATORS), 'sim': LEARNER}
+EXCEPTIONS = {'fosp_ros/trainer_worker.py': 'fosp_core.train'}
+
+
+def imported(tree):
+    """Line and full name of every import, wherever it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.lineno, f'{node.module}.{alias.name}') for alias in node.names)
+
+
+@pytest.mark.parametrize('folder', NEVER)
+def test_no_import_within_a_function_goes_through_a_wall(folder):
+    files = sorted((ROOT / folder).rglob('*.py'))
+    assert len(files) > 10, 'the test looks in the wrong place'
+    found = [f'{path.relative_to(ROOT)}:{line}: {name}' for path in files
+             for line, name in imported(ast.parse(path.read_text()))
+             if any(f'{name}.'.startswith(f'{wall}.') for wall in NEVER[folder])
+             and not f'{name}.'.startswith(f'{EXCEPTIONS.get(str(path.relative_to(ROOT)), "nothing")}.')]
+    assert found == []
+
+
 def source_files():
     skip = {'.venv', '.git', 'build', 'install', 'log', 'out'}
     return [p for p in ROOT.rglob('*.py') if not skip & set(p.relative_to(ROOT).parts)]

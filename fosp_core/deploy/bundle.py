@@ -41,9 +41,14 @@ _WORD = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]{0,63}')
 _SHA = re.compile(r'[0-9a-f]{64}')
 
 
+def is_word(word: object) -> bool:
+    """Whether this can name a bundle or a version, and so a folder."""
+    return isinstance(word, str) and _WORD.fullmatch(word) is not None
+
+
 def check_word(key: str, word: str) -> str:
     """Return `word` when it can name a bundle or a version; raise BundleError that names `key` when not."""
-    if not isinstance(word, str) or not _WORD.fullmatch(word):
+    if not is_word(word):
         raise BundleError(f'{key} {word!r}, expected a word of letters, digits and ._+-')
     return word
 
@@ -99,6 +104,14 @@ class Bundle:
             if name in _TEXT_FILES:
                 texts[name] = data
         return cls._verified(directory, raw, manifest, texts, contract, calibrated)
+
+    @classmethod
+    def open_or_none(cls, directory: Path) -> 'Bundle | None':
+        """Return the bundle in a directory, or None when there is no whole one."""
+        if (directory / MANIFEST).exists():
+            with contextlib.suppress(BundleError):
+                return cls.open(directory)
+        return None
 
     @classmethod
     def _verified(cls, directory: Path, raw: bytes, manifest: dict, texts: dict[str, bytes],
@@ -160,7 +173,7 @@ class Bundle:
         cls._verified(Path(where), raw, manifest, members, contract, calibrated)
         target = into_dir / manifest['version']
         sha256 = hashlib.sha256(raw).hexdigest()
-        there = _opened_or_none(target)
+        there = cls.open_or_none(target)
         if there is not None:
             if there.sha256 == sha256:
                 return there
@@ -203,78 +216,9 @@ def write_bundle(out_dir: Path | str, files: dict[str, bytes], manifest: dict[st
     return Bundle.open(out_dir)
 
 
-class BundleStore:
-    """The versions of one model below a root directory, with the links `current` and `previous`.
-
-    A link is replaced by a rename, so that whatever moment the machine stops at, `current` names a whole bundle.
-    """
-
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
-
-    def put(self, bundle: Bundle | bytes) -> Bundle:
-        """Store a bundle, or its packed bytes, as `root/<version>`; `current` stays as it is."""
-        return Bundle.unpack(bundle if isinstance(bundle, bytes) else bundle.to_bytes(), self.root)
-
-    def versions(self) -> list[str]:
-        """Return the stored versions, oldest first (by the manifest's `created`)."""
-        found = []
-        for entry in self.root.iterdir() if self.root.is_dir() else ():
-            if entry.is_symlink() or not (entry / MANIFEST).is_file() or not _WORD.fullmatch(entry.name):
-                continue
-            with contextlib.suppress(BundleError):
-                raw = _read_plain(entry / MANIFEST, MAX_TEXT)
-                found.append((_parse_manifest(raw, str(entry))['created'], entry.name))
-        return [name for _, name in sorted(found)]
-
-    def open(self, version: str) -> Bundle:
-        """Open one stored version."""
-        if not _WORD.fullmatch(str(version)):
-            raise BundleError(f'{self.root}: {version!r} is not a version word')
-        return Bundle.open(self.root / version)
-
-    def current(self) -> Bundle | None:
-        """Return the bundle in force, or None when none was ever chosen."""
-        return self._linked('current')
-
-    def previous(self) -> Bundle | None:
-        """Return the bundle that was in force before, else the parent of the current one, else None."""
-        current, previous = self.current(), self._linked('previous')
-        if previous is not None and (current is None or previous.version != current.version):
-            return previous
-        parent = current.manifest['parent'] if current is not None else None
-        return self.open(parent) if parent in self.versions() else None
-
-    def set_current(self, version: str) -> Bundle:
-        """Verify a stored version and make it the current one."""
-        bundle, current = self.open(version), _opened_or_none(self.root / 'current')
-        if current is not None and current.version != bundle.version:
-            self._link('previous', current.version)
-        self._link('current', version)
-        return bundle
-
-    def prune(self, keep: int) -> list[str]:
-        """Delete the oldest versions beyond `keep`, never the current or the previous one; return their names."""
-        kept = {os.readlink(self.root / link) for link in ('current', 'previous') if (self.root / link).is_symlink()}
-        versions = self.versions()
-        gone = [version for version in versions[:max(0, len(versions) - keep)] if version not in kept]
-        for version in gone:
-            doomed = self.root / f'.gone-{version}'
-            os.rename(self.root / version, doomed)  # one step: a version is listed whole or not at all
-            shutil.rmtree(doomed)
-        return gone
-
-    def _linked(self, link: str) -> Bundle | None:
-        path = self.root / link
-        return Bundle.open(path) if path.is_symlink() and path.exists() else None
-
-    def _link(self, link: str, version: str) -> None:
-        temporary = self.root / f'.{link}-{os.getpid()}'
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        temporary.symlink_to(version)
-        os.replace(temporary, self.root / link)
-        _sync(self.root)
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the checked manifest of a bundle directory and read nothing else; BundleError when it is wrong."""
+    return _parse_manifest(_read_plain(directory / MANIFEST, MAX_TEXT), str(directory))
 
 
 def _locate(path: Path) -> Path:
@@ -290,13 +234,6 @@ def _locate(path: Path) -> Path:
         raise BundleError(f'{path}: expected {MANIFEST}, a link `current` or exactly one bundle directory, found '
                           f'{", ".join(entry.name for entry in inside) or "none of them"}')
     return inside[0].resolve()
-
-
-def _opened_or_none(path: Path) -> Bundle | None:
-    if (path / MANIFEST).exists():
-        with contextlib.suppress(BundleError):
-            return Bundle.open(path)
-    return None
 
 
 def _limit(name: str) -> int:
@@ -402,14 +339,6 @@ def _read_tar(data: bytes) -> dict[str, bytes]:
         raise BundleError(f'{where}: not a bundle of this format, or truncated: {error}') from None
     _same_names(set(members), {MANIFEST, *FILES}, where)
     return members
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_dir(target: Path, files: dict[str, bytes]) -> None:

@@ -228,7 +228,7 @@ def train_loop(learner, replay, out: Path, extra: dict) -> None:
 def finish(learner, held, out: Path, args: argparse.Namespace, version: str, info: dict, hashed: str,
            trained_on: str | None):
     """Freeze the offline policy, calibrate on the held-out episodes, export the bundle as `out/bundle`'s current."""
-    from fosp_core.deploy.bundle import BundleStore
+    from fosp_core.deploy.bundle_store import BundleStore
     from fosp_core.deploy.export import export_bundle, round_to_half
     from fosp_core.train.heldout import calibrate, heldout_metrics
     agent = learner.agent.to('cpu')

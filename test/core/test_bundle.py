@@ -15,7 +15,8 @@ import pytest
 from fosp_core.cli import main
 from fosp_core.contract import Contract
 from fosp_core.deploy import bundle as module
-from fosp_core.deploy.bundle import Bundle, BundleStore, write_bundle
+from fosp_core.deploy.bundle import Bundle, write_bundle
+from fosp_core.deploy.bundle_store import BundleStore
 from fosp_core.errors import BundleError
 from fosp_core.paths import config_file
 

@@ -11,7 +11,8 @@ import pytest
 
 from fosp_core.cli import main
 from fosp_core.data.pack import write_pack
-from fosp_core.deploy.bundle import Bundle, BundleStore
+from fosp_core.deploy.bundle import Bundle
+from fosp_core.deploy.bundle_store import BundleStore
 from fosp_core.deploy.trained_on import known_episodes
 from fosp_core.paths import config_file
 from fosp_core.train import learner, memory

@@ -10,8 +10,8 @@ import pytest
 
 from fosp_core.cli import main
 from fosp_core.evaluate import charts
+from fosp_core.report.cli import chosen
 from fosp_core.train import open_loop
-from fosp_sim.report import chosen
 
 
 def row(success, violation, changed, task='standard', phase='model+filter'):
