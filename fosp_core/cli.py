@@ -19,6 +19,7 @@ COMMANDS = {
     'collect': ('fosp_sim.collect', 'run scripted demonstrators in the simulator and record a bag'),
     'rollout': ('fosp_sim.rollout', 'record what a model does in the simulator, as episodes of a robot'),
     'pretrain': ('fosp_core.train.pretrain', 'learn world model, policy and reachability from bags'),
+    'refit': ('fosp_core.train.refit_cli', "the reachability estimate learns from the policy's own violations"),
     'finetune': ('fosp_core.train.finetune_cli', "few gradient steps on a robot's episodes, gates, a new bundle"),
     'evaluate': ('fosp_sim.evaluate', 'run a model bundle in the simulator and report SR and CV'),
     'film': ('fosp_sim.film', 'one layout behind the filter, as a film with the risk drawn in'),

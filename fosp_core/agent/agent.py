@@ -81,7 +81,11 @@ class Agent(nn.Module):
         fraction = self.config.behaviour.ema
         ema_update(self.q_reward_target, self.q_reward, fraction)
         ema_update(self.q_cost_target, self.q_cost, fraction)
-        ema_update(self.reach_target, self.reach, fraction)
+        self.update_reach_target()
+
+    def update_reach_target(self) -> None:
+        """EMA step of the reachability estimate's target alone."""
+        ema_update(self.reach_target, self.reach, self.config.behaviour.ema)
 
     def imagine(self, start: States, cont: Tensor, generator: torch.Generator) -> Rollout:
         """Roll the actor through the prior for H steps from N states; differentiable in the actor's parameters.
@@ -252,16 +256,24 @@ class Agent(nn.Module):
             violation = (rollout.cost >= cfg.cost_threshold).to(feature.dtype)
             bootstrap = self.reach_target(rollout.feature[-1], rollout.action[-1])
             imagined = returns.reach_rollout(violation, rollout.cont, bootstrap, cfg.reach_discount)
-            data = self.reach_data_target(feature, batch, self.actor.sample(feature[:, 1:], generator)[0])
-        logits = self.reach.logit(feature[:, :-1], batch['action'][:, :-1], cfg.reach_dropout, generator)
-        data_loss = F.binary_cross_entropy_with_logits(logits, data, reduction='none')
+        data_loss, data = self.reach_data_loss(feature, batch, generator)
         loss = torch.zeros((), device=feature.device)
         if cfg.reach_imagined:
             logits = self.reach.logit(rollout.feature[:-1], rollout.action[:-1], cfg.reach_dropout, generator, axis=1)
             loss = cfg.reach_imagined * (rollout.weight[:-1] * F.binary_cross_entropy_with_logits(
                 logits, imagined, reduction='none')).mean()
-        loss = loss + returns.masked_mean(data_loss, returns.pair_mask(batch['is_first']))
+        loss = loss + data_loss
         return loss, {'reach/loss': loss.detach(), 'reach/imagined': imagined.mean(), 'reach/data': data.mean()}
+
+    def reach_data_loss(self, feature: Tensor, batch: dict[str, Tensor],
+                        generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropy on dataset pairs alone: feature (B, T, F); the loss and its targets (B, T - 1)."""
+        with torch.no_grad():
+            data = self.reach_data_target(feature, batch, self.actor.sample(feature[:, 1:], generator)[0])
+        logits = self.reach.logit(feature[:, :-1], batch['action'][:, :-1], self.config.behaviour.reach_dropout,
+                                  generator)
+        loss = F.binary_cross_entropy_with_logits(logits, data, reduction='none')
+        return returns.masked_mean(loss, returns.pair_mask(batch['is_first'])), data
 
     def reach_data_target(self, feature: Tensor, batch: dict[str, Tensor], following: Tensor) -> Tensor:
         """Targets of p on dataset pairs, a' = `following` (B, T - 1, A) at the arrival states; (B, T - 1).

@@ -42,15 +42,24 @@ class FeatureReplay:
                 self.deter[start:end], self.stoch[start:end] = deter[0], stoch[0]
         for part in (*self.deter.split(_CHUNK), *self.stoch.split(_CHUNK)):
             parallel.total(part)
+        # Where the windows may begin that are to hold a violation: anywhere in an episode that has one.
+        number = np.repeat([e.violation for e in replay.episodes], [len(e) for e in replay.episodes])
+        self.violating = np.flatnonzero(number)
         self.series = {k: torch.from_numpy(np.concatenate([getattr(e, k) for e in replay.episodes])).to(device)
                        for k in _KEYS}
 
     def __len__(self) -> int:
         return len(self.deter)
 
-    def sample(self, batch: int, length: int, rng: np.random.Generator,
-               rows: slice = slice(None)) -> tuple[States, dict[str, torch.Tensor]]:
-        """Return windows as in `Replay.sample`: states (B, L, ...) and the batch without its observations."""
-        start = rng.integers(0, len(self), size=batch)[rows]
+    def sample(self, batch: int, length: int, rng: np.random.Generator, rows: slice = slice(None),
+               violating: bool = False) -> tuple[States, dict[str, torch.Tensor]]:
+        """Return windows as in `Replay.sample`: states (B, L, ...) and the batch without its observations.
+
+        With `violating` they begin in episodes with a violation.
+        """
+        if violating:
+            start = self.violating[rng.integers(0, len(self.violating), size=batch)][rows]
+        else:
+            start = rng.integers(0, len(self), size=batch)[rows]
         index = torch.from_numpy((start[:, None] + np.arange(length)) % len(self)).to(self.deter.device)
         return States(self.deter[index], self.stoch[index]), {k: v[index] for k, v in self.series.items()}

@@ -136,6 +136,14 @@ class Learner:
         self.agent.update_targets()
         return self._finish(metrics)
 
+    def update_reachability(self, feature: Tensor, batch: dict[str, Tensor]) -> dict[str, float]:
+        """One gradient step of the reachability estimate alone, on dataset pairs: feature (B, T, F)."""
+        with self._forward():
+            loss, data = self.agent.reach_data_loss(feature, batch, self.generator)
+        self._apply('reach', loss, [self.agent.reach], self.config.behaviour.clip)
+        self.agent.update_reach_target()
+        return self._finish({'reach/loss': loss.detach(), 'reach/data': data.mean()})
+
     def _step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The whole gradient step, on tensors; waits for nothing."""
         with self._programs:
