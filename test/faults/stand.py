@@ -25,11 +25,12 @@ from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 from fosp_ros import shared_memory
+from fosp_ros.filter_parameters import PARAMETERS
 
 PROMISE_S, PERIOD_S = 0.2, 0.1
 NODE = (sys.executable, '-m', 'fosp_ros.safety_filter_node')
 LIMITS = {'max_speed': 0.2, 'max_acceleration': 2.0}
-BOX = np.array([[0.34, -0.40, 0.03], [0.66, 0.40, 0.30]])
+BOX = np.array([p.default for p in PARAMETERS if p.name in ('workspace_low', 'workspace_high')])
 RANGE = 0.25
 MEASURED = []       # (fault, reason, ms from the due message or the bad one, ms from the last good one)
 

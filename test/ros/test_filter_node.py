@@ -63,10 +63,10 @@ def test_limits_hold_in_all_that_was_sent(make_filter):
 
 def test_the_box_stops_the_arm_at_its_wall(make_filter):
     rig, cell, _ = make_filter()
-    cell.position, cell.command = np.array([0.58, 0.0, 0.2]), [0.2, 0.0, 0.0]
-    rig.wait_for(lambda: cell.reason == 'limit_workspace' and cell.position[0] > 0.655, 5.0, 'the wall')
+    cell.position, cell.command = np.array([0.55, 0.0, 0.2]), [0.2, 0.0, 0.0]
+    rig.wait_for(lambda: cell.reason == 'limit_workspace' and cell.position[0] > 0.705, 8.0, 'the wall')
     time.sleep(0.5)
-    assert cell.position[0] <= 0.66 + 1e-6
+    assert cell.position[0] <= 0.71 + 1e-6
 
 
 def test_a_risky_proposal_is_replaced_and_counted(make_filter):

@@ -28,7 +28,7 @@ def entry(name, index, value):
     ({}, []),
     ({'filter_enabled': False}, ['filter_enabled']),
     (entry('workspace_low', 2, 0.0), ['workspace_low']), (entry('workspace_low', 2, 0.1), []),
-    (entry('workspace_high', 1, 0.41), ['workspace_high']), (entry('workspace_high', 1, 0.39), []),
+    (entry('workspace_high', 1, 0.46), ['workspace_high']), (entry('workspace_high', 1, 0.44), []),
     ({'workspace_low': [], 'workspace_high': []}, ['workspace_low']),
     ({'joint_names': [], 'joint_low': [], 'joint_high': [], 'joint_speed': []}, ['joint_names']),
     ({'joint_names': JOINTS[1:], **{k: DEFAULT[k][1:] for k in ('joint_low', 'joint_high', 'joint_speed')}},
