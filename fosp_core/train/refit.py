@@ -26,8 +26,8 @@ from fosp_core.train.finetune import load_learner
 from fosp_core.train.heldout import calibrate, heldout_metrics, replay_episode
 from fosp_core.train.pretrain import cosine_lr, git_commit
 
-OWN = 0.6           # of each batch is of the policy's own episodes (with offline ones to mix in)
-VIOLATING = 0.5     # of those begins in an episode with a violation: they are 2 % of a good policy's
+OWN = 0.5           # of each batch is of the policy's own episodes (with offline ones to mix in)
+VIOLATING = 0.5     # of either part begins in an episode with a violation: of a good policy's they are 2 %
 ALARMS = 0.01       # steps of episodes without a violation, at which the two estimates are compared
 
 
@@ -79,13 +79,10 @@ def refit(bundle: Bundle, own: list[Episode], offline: list[Episode], out: Path,
     features = FeatureReplay(agent, Replay(bundle.contract).extend(training, check=False))
     others = FeatureReplay(agent, Replay(bundle.contract).extend(offline, check=False)) if offline else None
     mine = round(cfg.behaviour_batch * OWN) if others else cfg.behaviour_batch
-    bad = round(mine * VIOLATING)
+    sources = [(features, mine)] + ([(others, cfg.behaviour_batch - mine)] if others else [])
     for step in range(steps):
         learner.scale_lr(cosine_lr(step / steps, cfg.behaviour_final_lr))
-        parts = [features.sample(mine - bad, cfg.behaviour_length, learner.rng),
-                 features.sample(bad, cfg.behaviour_length, learner.rng, violating=True)]
-        if others:
-            parts.append(others.sample(cfg.behaviour_batch - mine, cfg.behaviour_length, learner.rng))
+        parts = [part for source, size in sources for part in _windows(source, size, cfg.behaviour_length, learner.rng)]
         metrics = learner.update_reachability(torch.cat([states.feature for states, _ in parts]),
                                               {k: torch.cat([batch[k] for _, batch in parts]) for k in parts[0][1]})
         if progress:
@@ -102,6 +99,12 @@ def refit(bundle: Bundle, own: list[Episode], offline: list[Episode], out: Path,
                          data_hash=data_hash(training + offline), seed=seed, steps=bundle.manifest['steps'],
                          metrics=metrics, parent=bundle.version, commit=git_commit(),
                          trained_on=listing(training + offline, bundle.manifest.get(KEY)))
+
+
+def _windows(source: FeatureReplay, size: int, length: int, rng: np.random.Generator) -> list[tuple]:
+    """Windows of which the share VIOLATING begins in episodes with a violation, if there are any."""
+    bad = round(size * VIOLATING) if len(source.violating) else 0
+    return [source.sample(size - bad, length, rng)] + ([source.sample(bad, length, rng, violating=True)] if bad else [])
 
 
 def _warned(agent, episodes: list[Episode], horizon: int, lead: int) -> float:

@@ -62,7 +62,7 @@ def test_the_same_seed_makes_the_same_model(toy, own, tmp_path):
     assert same == [True, False]
 
 
-def test_half_of_the_windows_of_a_policy_begin_in_its_violating_episodes(toy, own, tmp_path, monkeypatch):
+def test_half_of_the_windows_begin_in_violating_episodes(toy, own, tmp_path, monkeypatch):
     from fosp_core.train import features
     asked, sample = [], features.FeatureReplay.sample
 
@@ -72,8 +72,12 @@ def test_half_of_the_windows_of_a_policy_begin_in_its_violating_episodes(toy, ow
     monkeypatch.setattr(features.FeatureReplay, 'sample', watched)
     refit(toy, own, own[:2], tmp_path / 'new', 1, 0)
     size, mine = sum(batch for _, batch, _ in asked), 27 * 16
-    assert [(length, violating) for length, _, violating in asked] == [(mine, False), (mine, True), (32, False)]
-    assert asked[1][1] == round(0.5 * round(0.6 * size)) and asked[2][1] == size - round(0.6 * size)
+    assert [(length, violating) for length, _, violating in asked] == [(mine, False), (mine, True), (32, False),
+                                                                       (32, True)]
+    assert [batch for _, batch, _ in asked] == [size / 4] * 4
+    asked.clear()
+    refit(toy, own, own[1:3], tmp_path / 'without', 1, 0)       # the known ones need not have a violation
+    assert [violating for _, _, violating in asked] == [False, True, False]
 
 
 def test_a_violating_window_begins_in_an_episode_with_a_violation(toy, own):
