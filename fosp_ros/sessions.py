@@ -2,24 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer's folder on disk: one session per start, with its episodes, jobs and model versions. No rclpy.
 
+WORK_DIR/sessions/<time>/lock             held by the trainer that works here
 WORK_DIR/sessions/<time>/episodes/*.npz   kept episodes, oldest removed first
+WORK_DIR/sessions/<time>/episodes.unreadable/   those that a resumed trainer could not use
 WORK_DIR/sessions/<time>/jobs/<id>/       data snapshot and result: `bundle`, or `bundle.refused` with reason.txt
 WORK_DIR/sessions/<time>/models/          BundleStore: versions, `current`, `previous`
 """
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 from fosp_core.contract import Contract
 from fosp_core.data.episode import Episode
 from fosp_core.data.store import load_episode, save_episode
+from fosp_core.deploy.bundle import Bundle
 from fosp_core.deploy.bundle_store import BundleStore
-from fosp_core.errors import DataError, FospError
+from fosp_core.errors import BundleError, DataError, FospError
 from fosp_core.io import atomic_dir
-
-KEPT_SESSIONS = 5
+from fosp_ros import session_folders
 
 
 def default_work_dir() -> Path:
@@ -29,37 +30,75 @@ def default_work_dir() -> Path:
 
 
 class Session:
-    """Episodes, jobs and models of one start of the trainer; `resume` continues the newest session instead."""
+    """Episodes, jobs and models of one start of the trainer; `resume` continues the newest session instead.
 
-    def __init__(self, work_dir: Path | str, contract: Contract, keep: int, resume: bool = False):
+    Parameters
+    ----------
+    work_dir : Path or str
+        Holds the sessions.
+    contract : Contract
+        What episodes and models must be made for; a session whose current model is for another one is not resumed.
+    keep : int
+        Episodes kept.
+    resume : bool
+        Continue the newest session.
+    keep_sessions : int
+        Sessions kept when a new one begins, this one included; those in use stay anyway.
+    calibrated : bool
+        Do not resume a session whose current model has no usable calibration.
+
+    """
+
+    def __init__(self, work_dir: Path | str, contract: Contract, keep: int, resume: bool = False,
+                 keep_sessions: int = 5, calibrated: bool = False):
         self._contract, self._keep = contract, keep
-        root = Path(work_dir) / 'sessions'
-        there = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        try:
-            if resume and there:
-                self.path = there[-1]
-            else:
-                name = time.strftime('%Y%m%dT%H%M%S')
-                self.path = root / f'{name}-{os.getpid()}'
-                self.path.mkdir(parents=True)
-                for old in there[:max(0, len(there) - KEPT_SESSIONS + 1)]:
-                    shutil.rmtree(old, ignore_errors=True)
-            for folder in (self.episodes, self.jobs, self.models):
-                folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise FospError(f'{root}: the work folder cannot be used: {error.strerror}') from None
+        self._claim = session_folders.Claim(Path(work_dir) / 'sessions', resume, keep_sessions)
+        self.path, self.resumed, self.removed = self._claim.path, self._claim.resumed, self._claim.removed
         self.store = BundleStore(self.models)
         self._steps: dict[Path, int] = {}
         self._number = 0
-        self.discarded: list[str] = []  # episode files of a resumed session that could not be read
-        for file in sorted(self.episodes.glob('*.npz')):
-            self._number = int(file.stem) + 1 if file.stem.isdigit() else self._number
+        self.unreadable: list[str] = []     # why episodes of a resumed session are not used
+        try:
+            self._open(calibrated)
+        except OSError as error:
+            self.close()
+            raise FospError(f'{self.path}: the work folder cannot be used: {error.strerror}') from None
+        except FospError:
+            self.close()
+            raise
+
+    def _open(self, calibrated: bool) -> None:
+        for folder in (self.episodes, self.jobs, self.models):
+            folder.mkdir(exist_ok=True)
+        if self.store.current_version():
             try:
-                self._steps[file] = len(load_episode(file, contract))
+                Bundle.open(self.models, self._contract, calibrated)
+            except BundleError as error:
+                raise FospError(f'the session cannot be resumed: {error}; resume:=false begins a new one') from None
+        taken = [int(file.stem) for file in self.path.glob('episodes*/*.npz') if file.stem.isdigit()]
+        self._number = max(taken, default=-1) + 1
+        for file in sorted(self.episodes.glob('*.npz')):
+            try:
+                self._steps[file] = len(load_episode(file, self._contract))
             except DataError as error:
-                self.discarded.append(str(error))
-                file.unlink(missing_ok=True)
+                self.unreadable.append(f'{error}; {self._put_away(file, error)}')
         self._prune()
+
+    def _put_away(self, file: Path, error: DataError) -> str:
+        """Move an episode that cannot be used out of the way; what the system refused today may be read tomorrow."""
+        if isinstance(error.__context__, OSError) and error.__context__.errno is not None:
+            return 'left where it is'
+        target = self.episodes.with_suffix('.unreadable') / file.name
+        try:
+            target.parent.mkdir(exist_ok=True)
+            file.rename(target)
+        except OSError as fault:
+            return f'cannot be moved: {fault.strerror}'
+        return f'moved to {target.parent.name}/'
+
+    def close(self) -> None:
+        """Let another trainer have the session."""
+        self._claim.release()
 
     @property
     def episodes(self) -> Path:

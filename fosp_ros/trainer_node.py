@@ -37,8 +37,10 @@ PARAMETERS = (
     P('contract', 'string', '', 'Contract file. Empty: config/contract_safereach.yaml.', read_only=True),
     P('work_dir', 'string', '', 'Folder for episodes, jobs and models. Empty: fosp_ros/trainer in the user cache.',
       read_only=True),
-    P('resume', 'bool', False, 'Continue the newest session of work_dir, with its episodes and its current model.',
-      read_only=True),
+    P('resume', 'bool', False, 'Continue the newest session of work_dir, with its episodes and its current model; '
+      'refused when that model does not fit, or another trainer works there.', read_only=True),
+    P('keep_sessions', 'int', 5, 'Sessions kept in work_dir when a new one begins, with their episodes and models; '
+      'those in which a trainer works stay anyway.', low=1, high=10000, read_only=True),
     P('steps', 'int', 40, 'Gradient steps of one fine-tune.', low=1, high=100000),
     P('min_steps', 'int', 100, 'Replay steps needed before a fine-tune is accepted.', unit='steps', low=2,
       high=1000000),
@@ -73,9 +75,12 @@ class TrainerNode(ManagedNode):
         bundle = Bundle.open(p.model or paths.share_dir() / 'models' / 'safereach', self.contract)
         if p.offline_data and not Path(p.offline_data).exists():
             raise DataError(f'{p.offline_data}: no such bag or folder (parameter offline_data)')
-        self.session = sessions.Session(p.work_dir or sessions.default_work_dir(), self.contract, p.keep, p.resume)
-        for text in self.session.discarded:
-            self.get_logger().warning(f'episode discarded: {text}')
+        self.session = sessions.Session(p.work_dir or sessions.default_work_dir(), self.contract, p.keep, p.resume,
+                                        p.keep_sessions, p.require_calibration)
+        for text in self.session.unreadable:
+            self.get_logger().warning(f'episode not used: {text}')
+        for name in self.session.removed:
+            self.get_logger().info(f'old session {name} removed (parameter keep_sessions)')
         store = self.session.store
         self.resumed = store.current()
         if self.resumed is None:
@@ -116,11 +121,14 @@ class TrainerNode(ManagedNode):
             self._finish(CANCELLED, {'reason': 'trainer deactivated'})
 
     def tear_down(self) -> None:
-        """End a job that is left."""
+        """End a job that is left, and let others have the session."""
         job = getattr(self, 'job', None)
         if job is not None:
             job.end()
             self.job = None
+        session = getattr(self, 'session', None)
+        if session is not None:
+            session.close()
 
     # -- replay -------------------------------------------------------------------------------------------------------
     def _on_replay(self, kind: str, message) -> None:

@@ -184,7 +184,7 @@ def test_a_trainer_killed_at_any_moment_keeps_its_episodes_and_a_valid_model(wor
             known[extra] = load_episode(shop.session / 'episodes' / extra, contract)
         assert digest(shop.parameters['offline_data']) == offline
     shop.start()
-    assert 'episode discarded' not in shop.child.text and shop.stored() == set(known)
+    assert 'episode not used' not in shop.child.text and shop.stored() == set(known)
     answer = robot.fine_tune()
     assert answer.success, answer.message
     phase, values = wait_for(lambda: robot.progress[-1][0] in ENDED and robot.progress[-1], 120.0, 'the end of the job')

@@ -333,7 +333,7 @@ def test_a_killed_trainer_takes_its_worker_along_and_leaves_a_valid_session(rig,
     again = rig.add(TrainerNode(namespace='again', parameter_overrides=[
         Parameter('model', value=str(toy)), Parameter('work_dir', value=str(work)), Parameter('resume', value=True)]))
     assert again.bring_up(), again.failure
-    assert again.session.step_count == 30 and again.session.discarded == []
+    assert again.session.step_count == 30 and again.session.unreadable == []
 
 
 def test_a_worker_that_prints_nothing_also_ends_with_its_parent():
