@@ -3,10 +3,12 @@
 """Bundles: written whole, verified when opened, and each way of being wrong refused in one line."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -242,12 +244,85 @@ def test_store_current_previous_and_prune(tmp_path):
     assert store.current().version == 'v3' and store.previous().version == 'v2'  # by parent: no history yet
     store.set_current('v5')
     store.set_current('v5')
-    assert store.previous().version == 'v3'
-    assert store.prune(1) == ['v1', 'v2', 'v4']
-    assert store.versions() == ['v3', 'v5']
+    assert store.previous().version == 'v4'
+    assert store.prune(1) == ['v1', 'v2']
+    assert store.versions() == ['v3', 'v4', 'v5']       # v3 was in force before, v4 is what v5 was made from
     refuse('no such bundle', store.set_current, 'v1')
     refuse('not a version word', store.set_current, '../v3')
     assert Bundle.open(tmp_path / 'store').version == 'v5'
+
+
+def stored(tmp_path, count=3):
+    """Versions v1, v2, ..., each made from the one before and made current in turn."""
+    store = BundleStore(tmp_path / 'store')
+    for k in range(1, count + 1):
+        store.put(make(tmp_path / f'src{k}', f'v{k}', parent=f'v{k - 1}' if k > 1 else 'elsewhere'))
+        store.set_current(f'v{k}')
+    return store
+
+
+def test_a_rollback_goes_from_version_to_ancestor_and_never_back(tmp_path):
+    """It once went to whatever was in force before: the second one put the bad model back."""
+    store, path = stored(tmp_path), []
+    while (previous := store.previous()) is not None:
+        path.append(previous.version)
+        assert store.roll_back(previous.version).version == store.current().version == store.current_version()
+        store = BundleStore(store.root)     # what was rolled back outlives the process
+    assert path == ['v2', 'v1'] and store.rolled_back() == {'v2', 'v3'}
+    for version, parent in (('v4', 'v1'), ('v5', 'v4')):
+        store.put(make(tmp_path / version, version, parent=parent))
+        store.set_current(version)
+    shutil.rmtree(store.root / 'v4')
+    assert store.previous() is None         # v4 was in force before, and is gone
+    store.put(make(tmp_path / 'v6', 'v6', parent='v3'))
+    store.set_current('v6')
+    assert store.previous().version == 'v1', 'the parent was rolled back, and so was its parent'
+
+
+def test_without_its_parent_a_model_goes_back_to_what_was_in_force_before(tmp_path):
+    store = stored(tmp_path, 2)
+    store.put(make(tmp_path / 'w', 'w', parent='gone'))
+    store.set_current('w')
+    assert store.previous().version == 'v2'
+    store.roll_back('v2')
+    assert store.previous().version == 'v1' and BundleStore(tmp_path / 'none').previous() is None
+    store.roll_back('v1')
+    store.set_current('w')          # chosen by hand; what was in force before it is v1
+    store.roll_back('v1')
+    assert store.previous() is None
+
+
+def test_a_model_that_names_itself_as_its_parent_has_none(tmp_path):
+    store = BundleStore(tmp_path / 'store')
+    store.put(make(tmp_path / 'v1', parent='v1'))
+    store.set_current('v1')
+    assert store.previous() is None
+
+
+@pytest.mark.parametrize('call', ['rename', 'replace', 'symlink', 'rmtree'])
+def test_a_disk_that_takes_nothing_is_said_in_one_line_and_a_rollback_holds_all_the_same(tmp_path, monkeypatch, call):
+    store = stored(tmp_path)
+    new = make(tmp_path / 'v4', 'v4', parent='v3')
+    where = shutil if call == 'rmtree' else os
+
+    def full(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with monkeypatch.context() as patch:
+        patch.setattr(where, call, full)
+        if call == 'rename':
+            refuse('Read-only file system', store.put, new)
+        if call in ('rename', 'rmtree'):
+            refuse('an old version cannot be removed: Read-only file system', store.prune, 2)
+        else:
+            refuse('store/previous: cannot be written: Read-only file system', store.set_current, 'v2')
+            assert store.current().version == 'v3'
+            refuse('cannot be written: Read-only file system', store.roll_back, 'v2')
+            assert store.current().version == store.current_version() == 'v2' and store.previous().version == 'v1'
+            assert BundleStore(store.root).current().version == 'v3', 'the disk took it'
+    if call in ('replace', 'symlink'):
+        store.roll_back('v1')
+        assert BundleStore(store.root).current().version == 'v1' and BundleStore(store.root).previous() is None
+        assert BundleStore(store.root).rolled_back() == {'v2', 'v3'}
 
 
 @pytest.mark.parametrize('call', ['rename', 'replace', 'symlink', 'unlink', 'fsync'])
