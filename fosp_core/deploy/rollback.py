@@ -85,6 +85,9 @@ class _Blocks:
         return outcome
 
 
+_CASE = ('version', 'parent', 'base', 'raised', 'blocks', 'hits', '_test')     # what makes up a trial under way
+
+
 class Trial:
     """Watches the filter's ticks; `begin` puts a version on trial against the one that was live before."""
 
@@ -95,6 +98,7 @@ class Trial:
         self.blocks = self.hits = 0
         self._test: Sprt | None = None
         self._seen: dict[str, _Blocks] = {}
+        self._undecided: dict[str, dict] = {}       # trials that a later version broke off
 
     def begin(self, version: str, parent: str) -> str:
         """Put `version` on trial; return WATCHING, or UNKNOWN with `why` set when there is too little to compare with.
@@ -104,6 +108,8 @@ class Trial:
         o = self.options
         undecided = self.state == WATCHING and parent == self.version
         before = self._seen.get(parent)
+        if undecided:
+            self._undecided[parent] = {name: getattr(self, name) for name in _CASE}
         self.version, self.parent, self.blocks, self.hits, self.why = version, parent, 0, 0, ''
         self._seen = {v: b for v, b in self._seen.items() if v == parent}
         self._seen.pop(version, None)
@@ -124,6 +130,22 @@ class Trial:
         self._test = None
         if self.state == WATCHING:
             self.state, self.why = UNKNOWN, why
+
+    def back(self, version: str, why: str) -> str:
+        """Note that an earlier version is in force again; a trial of it that a later one broke off goes on."""
+        case = self._undecided.pop(version, None)
+        if case is None:
+            self.end(why)
+            return self.state
+        for name, value in case.items():
+            setattr(self, name, value)
+        self.state, self.why = WATCHING, ''
+        return self.state
+
+    def unknown(self, version: str, parent: str, why: str) -> None:
+        """Note that `version` is in force and is not watched."""
+        self.version, self.parent, self.blocks, self.hits = version, parent, 0, 0
+        self.state, self.why, self._test = UNKNOWN, why, None
 
     def tick(self, version: str, word: str) -> str:
         """Take one tick of the filter, its live version and reason word; return REJECTED once, on the tick that does.

@@ -148,6 +148,34 @@ def test_an_undecided_parent_is_no_yardstick():
     assert trial.begin('v4', 'v3') == WATCHING and trial.base < base
 
 
+def test_back_from_a_rejected_child_the_trial_of_the_undecided_parent_goes_on():
+    """It once was never watched again: a bad model got away as soon as a worse one had been tried."""
+    trial = started()
+    trial.begin('v2', 'v1')
+    feed(trial, 'v2', 3, 1)
+    before = trial.values()
+    assert (before['trial'], trial.blocks, trial.hits) == ('watching', 3, 3)
+    trial.begin('v3', 'v2')
+    feed(trial, 'v3', 1)
+    assert trial.begin('v4', 'v3') == WATCHING
+    assert feed(trial, 'v4', 5, 1) == [REJECTED]
+    assert trial.back('v3', 'rolled back to v3') == WATCHING and (trial.version, trial.blocks) == ('v3', 1)
+    feed(trial, 'v4', 30, 1)        # live until the filter has swapped
+    assert feed(trial, 'v3', 6, 1) == [REJECTED]
+    assert trial.back('v2', 'rolled back to v2') == WATCHING and trial.values() == before
+    assert feed(trial, 'v2', 2, 1) == [REJECTED] and (trial.parent, trial.blocks) == ('v1', 5)
+    assert trial.back('v1', 'rolled back to v1') == REJECTED, 'v1 was never on trial'
+
+
+def test_back_from_a_version_that_was_decided_nothing_is_watched():
+    trial = started()
+    trial.begin('v2', 'v1')
+    feed(trial, 'v2', 49)
+    assert trial.state == KEPT and trial.begin('v3', 'v2') == WATCHING
+    assert trial.back('v2', 'rolled back to v2') == UNKNOWN
+    assert trial.values()['trial'] == 'not watched: rolled back to v2'
+
+
 def test_what_stays_undecided_is_kept_at_the_limit_and_a_foreign_change_ends_the_trial():
     trial = started(max_blocks=10)
     trial.begin('v2', 'v1')
