@@ -20,18 +20,21 @@ HEARD_S = 3.0           # a report older than that says nothing any more
 
 
 class VersionWatch:
-    """Compares the model that the learner reports in `/diagnostics` with the filter's own. No part in a decision."""
+    """Compares the model that another node runs, the learner by its `/diagnostics`, with one's own. Decides nothing."""
 
-    def __init__(self, name: str):
-        self._name = name
+    def __init__(self, name: str = '', text: str = 'the learner runs model {other}, the filter {own}'):
+        self._name, self._text = name, text
         self.version, self._heard, self._since = '', -math.inf, None
 
     def on_report(self, message) -> None:
         """Take a DiagnosticArray; only the learner's status counts."""
         for status in message.status:
             if status.name == self._name:
-                self.version = diagnostics.values_of(status).get('version', '')
-                self._heard = time.monotonic()
+                self.hear(diagnostics.values_of(status).get('version', ''))
+
+    def hear(self, version: str) -> None:
+        """Take the version that the other node reports."""
+        self.version, self._heard = version, time.monotonic()
 
     def note(self, own: str) -> str:
         """Return what to warn of, or an empty string; call it about once a second."""
@@ -41,8 +44,7 @@ class VersionWatch:
             return ''
         self._since = now if self._since is None else self._since
         lasted = now - self._since
-        return f'the learner runs model {self.version}, the filter {own}, for {lasted:.0f} s' \
-            if lasted > VERSIONS_S else ''
+        return f'{self._text.format(other=self.version, own=own)}, for {lasted:.0f} s' if lasted > VERSIONS_S else ''
 
 
 def state_message(reason: Reason, state: FilterState, ages: dict[str, float], latency_ms: float = math.nan,

@@ -48,6 +48,20 @@ class Claim:
             os.close(handle)
 
 
+def sweep(session: Path) -> None:
+    """Remove what a killed trainer left half-done: data snapshots, results not taken, hidden files of any writer."""
+    jobs = session / 'jobs'
+    doomed = [job / name for job in jobs.glob('*') for name in ('episodes', 'bundle')]
+    doomed += [path for folder in (*jobs.glob('*'), session / 'episodes', session / 'models')
+               for path in folder.glob('.*')]
+    for path in doomed:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def _new(root: Path) -> Path:
     now = time.time_ns()
     second = time.strftime('%Y%m%dT%H%M%S', time.localtime(now // 10**9))

@@ -5,7 +5,8 @@
 WORK_DIR/sessions/<time>/lock             held by the trainer that works here
 WORK_DIR/sessions/<time>/episodes/*.npz   kept episodes, oldest removed first
 WORK_DIR/sessions/<time>/episodes.unreadable/   those that a resumed trainer could not use
-WORK_DIR/sessions/<time>/jobs/<id>/       data snapshot and result: `bundle`, or `bundle.refused` with reason.txt
+WORK_DIR/sessions/<time>/jobs/<id>/       while it runs: data snapshot and result `bundle`; what stays is
+                                          `bundle.refused` with reason.txt, the newest `keep_refused` of them
 WORK_DIR/sessions/<time>/models/          BundleStore: versions, `current`, `previous`
 """
 
@@ -46,12 +47,14 @@ class Session:
         Sessions kept when a new one begins, this one included; those in use stay anyway.
     calibrated : bool
         Do not resume a session whose current model has no usable calibration.
+    keep_refused : int
+        Refused models kept in the folders of their jobs.
 
     """
 
     def __init__(self, work_dir: Path | str, contract: Contract, keep: int, resume: bool = False,
-                 keep_sessions: int = 5, calibrated: bool = False):
-        self._contract, self._keep = contract, keep
+                 keep_sessions: int = 5, calibrated: bool = False, keep_refused: int = 10):
+        self._contract, self._keep, self._keep_refused = contract, keep, keep_refused
         self._claim = session_folders.Claim(Path(work_dir) / 'sessions', resume, keep_sessions)
         self.path, self.resumed, self.removed = self._claim.path, self._claim.resumed, self._claim.removed
         self.store = BundleStore(self.models)
@@ -75,6 +78,7 @@ class Session:
                 Bundle.open(self.models, self._contract, calibrated)
             except BundleError as error:
                 raise FospError(f'the session cannot be resumed: {error}; resume:=false begins a new one') from None
+        session_folders.sweep(self.path)
         taken = [int(file.stem) for file in self.path.glob('episodes*/*.npz') if file.stem.isdigit()]
         self._number = max(taken, default=-1) + 1
         for file in sorted(self.episodes.glob('*.npz')):
@@ -149,12 +153,24 @@ class Session:
             for path in self._steps:
                 os.link(path, folder / path.name)
         except OSError as error:
+            self.forget_data(job)
             raise FospError(f'{folder}: cannot be written: {error.strerror}') from None
         return folder
 
     def forget_data(self, job: str) -> None:
-        """Remove the data snapshot of a finished job; its result stays."""
-        shutil.rmtree(self.jobs / job / 'episodes', ignore_errors=True)
+        """Remove the data snapshot of a finished job and what its worker left half-written; its result stays.
+
+        Of the refused models the oldest beyond the limit go.
+        """
+        for path in (self.jobs / job / 'episodes', *(self.jobs / job).glob('.*')):
+            shutil.rmtree(path, ignore_errors=True)
+        refused = sorted(self.jobs.glob('*/bundle.refused'), key=lambda p: (len(p.parent.name), p.parent.name))
+        for path in refused[:max(0, len(refused) - self._keep_refused)]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def forget_result(self, job: str) -> None:
+        """Remove the result of a job once the store has it."""
+        shutil.rmtree(self.jobs / job / 'bundle', ignore_errors=True)
 
     def set_aside(self, job: str, reason: str) -> Path:
         """Move a job's bundle that was refused to `bundle.refused/bundle`, its reason beside it; return the folder.

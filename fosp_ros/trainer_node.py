@@ -7,6 +7,7 @@ timer follows it.
 """
 
 import collections
+import contextlib
 import functools
 import itertools
 import sys
@@ -52,7 +53,8 @@ PARAMETERS = (
     P('settings', 'string', '', "Changes of the model's configuration, SECTION.KEY=VALUE separated by spaces, such as "
       'gates.risk_margin=0.05. The new model keeps them.'),
     P('keep', 'int', 200, 'Episodes kept on disk; the oldest go first.', low=1, high=100000, read_only=True),
-    P('keep_models', 'int', 10, 'Model versions kept on disk.', low=2, high=1000, read_only=True),
+    P('keep_models', 'int', 10, 'Model versions kept on disk, and as many refused ones.', low=2, high=1000,
+      read_only=True),
     P('seed', 'int', 0, 'Seed of the first job; each further job takes the next one.', low=0, high=2**31 - 1),
     P('threads', 'int', 1, 'Computing threads of the worker. More than one slows the control path on two cores.',
       low=1, high=64),
@@ -76,14 +78,14 @@ class TrainerNode(ManagedNode):
         if p.offline_data and not Path(p.offline_data).exists():
             raise DataError(f'{p.offline_data}: no such bag or folder (parameter offline_data)')
         self.session = sessions.Session(p.work_dir or sessions.default_work_dir(), self.contract, p.keep, p.resume,
-                                        p.keep_sessions, p.require_calibration)
+                                        p.keep_sessions, p.require_calibration, p.keep_models)
         for text in self.session.unreadable:
             self.get_logger().warning(f'episode not used: {text}')
         for name in self.session.removed:
             self.get_logger().info(f'old session {name} removed (parameter keep_sessions)')
         store = self.session.store
-        self.resumed = store.current()
-        if self.resumed is None:
+        self._offered = store.current() is not None     # learner and filter start from the model that is packaged
+        if not self._offered:
             store.put(bundle)
             store.set_current(bundle.version)
         self.joiner, self.assembler = StepJoiner(self.contract), EpisodeAssembler(self.contract)
@@ -94,6 +96,8 @@ class TrainerNode(ManagedNode):
         self._phase, self._detail = IDLE, {}
         self._asked_at = 0.0
         self.watch = rollback_watch.RollbackWatch(self, self._on_worse)
+        if self._offered:
+            self.watch.restarted(store.current(), store.versions())
 
         for kind, name in replay_messages.types(self.contract).items():
             self.listen(message_class(name), replay_messages.topic(kind), functools.partial(self._on_replay, kind),
@@ -109,10 +113,10 @@ class TrainerNode(ManagedNode):
                                f'{self.session.episode_count} episodes')
 
     def start(self) -> None:
-        """Publish the state; a resumed model is offered to learner and filter, which started from the packaged one."""
+        """Publish the state, and the model in force unless it is the one that everybody starts from."""
         self._say(self._phase)
-        if self.resumed is not None:
-            self._publish_model(self.resumed)
+        if self._offered:
+            self._publish_model(self.session.store.current())
 
     def stop(self) -> None:
         """End a running job: nobody would follow it."""
@@ -181,6 +185,7 @@ class TrainerNode(ManagedNode):
                 arguments += ['--set', setting]
             self.job = trainer_job.Job(name, arguments, threads=p.threads)
         except (FospError, OSError) as error:
+            session.forget_data(name)
             return f'the job cannot be started: {error}'
         self._asked_at = time.monotonic()
         self.get_logger().info(f'job {name}: {p.steps} steps on {session.episode_count} episodes from model '
@@ -205,16 +210,24 @@ class TrainerNode(ManagedNode):
             if previous is None:
                 raise FospError('there is no previous model')
             self._return_to(previous.version, {'automatic': False})
-        except FospError as error:
+        except (FospError, OSError) as error:
             response.success, response.message = False, str(error)
             return response
         response.success, response.message = True, previous.version
         return response
 
     def _return_to(self, version: str, values: dict) -> None:
-        """Make a stored version current and publish it; raise FospError when it cannot be used."""
-        bundle = self.session.store.set_current(version)
-        self.watch.end(f'rolled back to {version}')
+        """Make a stored version current and publish it, without the disk if need be; FospError when it is unusable."""
+        store = self.session.store
+        try:
+            store.roll_back(version)
+        except BundleError as error:
+            if store.current_version() != version:
+                raise
+            values = {**values, 'not_written': str(error)}
+            self.get_logger().error(f'the rollback to model {version} is in force, but: {error}')
+        bundle = store.current()
+        self.watch.back(version)
         self._publish_model(bundle)
         why = f': {values["reason"]}' if 'reason' in values else ''
         self.get_logger().warning(f'rolled back to model {version}{why}')
@@ -227,7 +240,7 @@ class TrainerNode(ManagedNode):
             self._finish(CANCELLED, {'reason': f'the model that it began from is rolled back: {reason}'})
         try:
             self._return_to(parent, {'automatic': True, 'reason': reason, **figures})
-        except FospError as error:
+        except (FospError, OSError) as error:
             self.get_logger().error(f'cannot roll back to model {parent}: {error}')
             self._say(FAILED, {'reason': f'cannot roll back to model {parent}: {error}', **figures})
 
@@ -258,16 +271,31 @@ class TrainerNode(ManagedNode):
             if bundle.version in store.versions():
                 raise BundleError(f'version {bundle.version} exists already')
             stored = store.put(bundle)
-            store.set_current(stored.version)
-            self.watch.begin(stored.version, stored.manifest['parent'])
-            self._publish_model(stored)
-            store.prune(self.p.keep_models)
-        except FospError as error:
+            self._make_live(stored)
+        except (FospError, OSError) as error:
             self._finish(REFUSED, {'reason': str(error), **self._set_aside(job.name, str(error))})
             return
+        self.session.forget_result(job.name)
+        try:
+            store.prune(self.p.keep_models)
+        except (FospError, OSError) as error:
+            self.get_logger().warning(str(error))
         seconds = time.monotonic() - self._asked_at
         self._finish(PUBLISHED, {'version': stored.version, 'sha256': stored.sha256, **job.alignment,
                                  'parent': stored.manifest['parent'], 'fine_tune_s': f'{seconds:.2f}'})
+
+    def _make_live(self, bundle: Bundle) -> None:
+        """Make a stored bundle the current one and publish it: both or neither."""
+        store = self.session.store
+        before = store.current_version()
+        store.set_current(bundle.version)
+        try:
+            self._publish_model(bundle)
+        except Exception:
+            with contextlib.suppress(BundleError):      # what cannot be written holds for this process
+                store.roll_back(before)
+            raise
+        self.watch.begin(bundle.version, bundle.manifest['parent'])
 
     def _set_aside(self, job: str, reason: str) -> dict[str, str]:
         try:
@@ -290,6 +318,7 @@ class TrainerNode(ManagedNode):
         message = UInt8MultiArray()
         message.data.frombytes(bundle.to_bytes())
         self.model.publish(message)
+        self._offered = True
 
     # -- reports ------------------------------------------------------------------------------------------------------
     def _say(self, phase: str, values: dict | None = None, job: str | None = None) -> None:
@@ -304,21 +333,25 @@ class TrainerNode(ManagedNode):
 
     def _report(self):
         counts, session = self.joiner.counts, self.session
-        current = session.store.root / 'current'
+        current = session.store.current_version()
         values = {
-            'phase': self._phase, **self._detail, 'current': current.resolve().name if current.is_symlink() else '',
+            'phase': self._phase, **self._detail, 'current': current,
             'episodes': session.episode_count, 'steps_kept': session.step_count, 'rate_hz': f'{self.rate.rate:.2f}',
             'joined': counts.steps, 'lost': counts.lost, 'doubled': counts.doubled, 'reordered': counts.reordered,
             'mismatched': counts.mismatched, 'restarts': counts.restarts, 'pending': self.joiner.pending,
             'gaps': self.assembler.gaps, 'short': self.assembler.short, 'faults': dict(self.faults),
             **self.watch.values()}
+        notes = []
         if self._phase in (FAILED, REFUSED):
-            return diagnostics.WARN, f'last fine-tune {self._phase}: {self._detail.get("reason", "")}', values
+            notes.append(f'last fine-tune {self._phase}: {self._detail.get("reason", "")}')
+        if session.store.unwritten:
+            notes.append(f'the disk does not know that model {current} is in force: a restarted trainer would not')
+        notes += filter(None, [self.watch.note(current)])
         if self.faults:
-            return diagnostics.WARN, 'replay messages or episodes were refused', values
+            notes.append('replay messages or episodes were refused')
         if not counts.clean:
-            return diagnostics.WARN, 'replay steps were lost or out of order', values
-        return diagnostics.OK, self._phase, values
+            notes.append('replay steps were lost or out of order')
+        return (diagnostics.WARN, '; '.join(notes), values) if notes else (diagnostics.OK, self._phase, values)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -137,3 +137,51 @@ def test_a_work_folder_that_cannot_be_is_one_line(tmp_path, contract):
     (tmp_path / 'work').write_text('')
     with pytest.raises(FospError, match='sessions: the work folder cannot be used: Not a directory'):
         Session(tmp_path / 'work', contract, 10)
+
+
+def test_the_disk_keeps_what_is_listed_and_nothing_more(first, tmp_path, contract):
+    """A killed trainer leaves snapshots, results and half-written files; each fine-tune left a copy of its model."""
+    killed = first.jobs / 'ft-0001'
+    for folder in (killed / 'episodes', killed / '.bundle.tmp-1-ab', first.models / '.gone-v0',
+                   first.models / '.v2.tmp-1-ab'):
+        folder.mkdir(parents=True)
+        (folder / 'x').write_text('x')
+    model(killed / 'bundle', contract, 'v2')
+    (first.models / '.current-17').symlink_to('v9')
+    (first.episodes / '.000003.npz.tmp-1-ab').write_text('x')
+    model(first.jobs / 'ft-0002' / 'bundle', contract, 'v3')
+    first.set_aside('ft-0002', 'worse')
+    keep = {k: v for k, v in tree(first.path).items() if k.startswith(('episodes/0', 'models/v1', 'models/current',
+                                                                       'jobs/ft-0002/bundle.refused'))}
+    assert len(keep) == 3 + 2 * (len(FILES) + 1) + 1
+    session = Session(tmp_path / 'work', contract, 10, resume=True, keep_refused=2)
+    assert tree(session.path) == keep and killed.is_dir(), 'the number of a job must not come again'
+    assert not os.path.lexists(session.models / '.current-17') and os.path.lexists(session.models / 'current')
+    session.snapshot('ft-0003')
+    model(session.jobs / 'ft-0003' / 'bundle', contract, 'v4')
+    (session.jobs / 'ft-0003' / '.bundle.tmp-1-ab').mkdir()
+    session.forget_data('ft-0003')
+    assert os.listdir(session.jobs / 'ft-0003') == ['bundle']
+    session.forget_result('ft-0003')
+    assert not os.listdir(session.jobs / 'ft-0003')
+    for name in ('ft-9999', 'ft-10000'):
+        session.set_aside(name, 'worse')
+        session.forget_data(name)
+    assert {p.parent.name for p in session.jobs.glob('*/bundle.refused')} == {'ft-9999', 'ft-10000'}
+    session.close()
+
+
+def test_a_snapshot_that_fails_leaves_no_link_behind(first, tmp_path, contract, monkeypatch):
+    session = Session(tmp_path / 'work', contract, 10, resume=True)
+    link, calls = os.link, []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        link(*args)
+    monkeypatch.setattr(os, 'link', full)
+    with pytest.raises(FospError, match='ft-0001/episodes: cannot be written: No space left on device'):
+        session.snapshot('ft-0001')
+    assert not list((session.jobs / 'ft-0001').iterdir())
+    session.close()
