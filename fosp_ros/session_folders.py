@@ -28,7 +28,7 @@ class Claim:
         self._handle: int | None = None
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with _start(root):
+            with _start(root.parent):
                 there = sorted(path for path in root.iterdir() if path.is_dir())
                 self.resumed = resume and bool(there)
                 self.path = there[-1] if self.resumed else _new(root)
@@ -71,9 +71,9 @@ def _new(root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _start(root: Path):
+def _start(work_dir: Path):
     """One start at a time: between the making of a session and its lock nobody may take it for an old one."""
-    handle = _hold(root, wait=True)
+    handle = _hold(work_dir, wait=True)
     try:
         yield
     finally:
