@@ -235,7 +235,9 @@ class LearnerNode(ManagedNode):
             'policy': POLICIES[self.online_share[-1]] if self.online_share else '',
             'online_share': f'{np.mean(self.online_share):.3f}' if self.online_share else 'nan',
             'steps_recorded': self.recorder.step, 'overtaken': observer.overtaken,
-            'unpaired': dict(observer.unpaired), 'faults': dict(self.faults)}
+            'unpaired': dict(observer.unpaired), 'faults': dict(self.faults),
+            # Listeners that hear all of a step: what is published without one is in no episode and in no count.
+            'replay_listeners': min((p.get_subscription_count() for p in self.replay.values()), default=0)}
         if self.rate.age > 1.0:
             return diagnostics.WARN, 'no observations', values
         if slot.refused and slot.refused != 0 and slot.refusal:
