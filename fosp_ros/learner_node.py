@@ -109,6 +109,7 @@ class LearnerNode(ManagedNode):
     def start(self) -> None:
         """Begin with an empty history."""
         self.observer.clear()
+        self.recorder.interrupt()
         self.slot.runtime.reset()
         self._stamp = None
 

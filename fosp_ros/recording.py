@@ -80,6 +80,11 @@ class Recorder:
         return [] if last is None else [self._close(
             dataclasses.replace(last, label=last.label._replace(is_last=True)), None, None)]
 
+    def interrupt(self) -> None:
+        """Drop the open record, whose command nobody has watched, and its number; an operator's episode is over."""
+        self.step += self._open is not None
+        self._open, self._recording = None, self._continuous
+
     def _close(self, observation: Observation, command: Any, action: np.ndarray | None) -> Record:
         record = Record(observation, command, self.step, action)
         self.step += 1

@@ -131,6 +131,23 @@ def test_a_lost_picture_becomes_a_gap_that_the_joiner_counts(pair):
     assert 3 not in [s.label.step for s in robot.steps]
 
 
+def test_a_learner_that_is_switched_off_and_on_joins_no_two_pictures(pair):
+    rig, robot, learner = pair
+    start = 10**18 + 7 * 10**12
+    for k in (0, 1, 2, 5, 6, 7, 8):     # half a second of nothing: no jump of the stamps tells
+        if k == 5:
+            learner.trigger_deactivate()
+            learner.trigger_activate()
+        robot.show(start + k * PERIOD, first=k == 0, last=k == 8)
+        rig.wait_for(lambda s=start + k * PERIOD: s in robot.proposed, 2.0, f'command_in for tick {k}')
+        time.sleep(0.02)
+    run_episode(rig, robot, start + 10**11, 10)
+    rig.wait_for(lambda: len(robot.episodes) >= 2, what='two fragments')
+    ticks = [[round((s - start) / PERIOD) for s in e.stamp] for e in robot.episodes[:2]]
+    assert ticks == [[0, 1], [5, 6, 7, 8]] and robot.joiner.counts.lost == 1
+    assert all(e.meta['gap'] for e in robot.episodes[:2])
+
+
 def test_without_an_answer_of_the_filter_the_arm_stands_still_in_the_record(pair):
     rig, robot, _ = pair
     robot.answer = False

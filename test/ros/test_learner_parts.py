@@ -129,6 +129,19 @@ def test_a_command_acts_on_until_it_is_too_old(contract):
     assert recorder.executed(0.4) is None
 
 
+@pytest.mark.parametrize('continuous', [True, False])
+def test_an_interruption_drops_the_open_record_and_its_number(contract, continuous):
+    """The record would join two pictures a minute apart, with consecutive counters: one transition for the model."""
+    recorder, steps = Recorder(hold=0.2, continuous=continuous), []
+    for k, tick in {0: {'first': True}, 1: {}, 2: {}, 600: {}, 601: {}, 602: {'first': True}, 603: {}}.items():
+        if k == 600:
+            recorder.interrupt()
+            recorder.interrupt()    # once more, with nothing open, loses nothing
+        steps += [(r.step, r.observation.stamp // (100 * MS) % 1000)
+                  for r in recorder.observe(observation(contract, k, 0.1 * k, **tick), 0.1 * k)]
+    assert steps == [(0, 0), (1, 1)] + ([(3, 600), (4, 601), (5, 602)] if continuous else [(3, 602)])
+
+
 def test_missed_ticks_make_the_counter_jump_and_operators_pauses_are_not_recorded(contract):
     recorder = Recorder(hold=0.2, continuous=False)
     steps = []
