@@ -199,6 +199,9 @@ class StepJoiner:
             else:
                 self.counts.restarts += self._last is not None
                 self.counts.unseen += key[1]
+            if self._last is not None and step.stamp < self._last[1]:
+                # The clock was set back: what comes now is older than what came, and in order all the same.
+                self._newest = dict.fromkeys(self._newest, step.stamp)
             self._last = (key, step.stamp)
             self.counts.steps += 1
             steps.append(step)

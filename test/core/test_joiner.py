@@ -191,6 +191,10 @@ def test_a_clock_set_back_splits_but_does_not_deafen(contract, make_episode):
     b = make_episode(30, 1, step=30, stamp=int(a.stamp[0]) - 3600 * 10 ** 9)
     joiner, steps = join(contract, stream([a, b]))
     assert joiner.counts.steps == 60 and joiner.counts.lost == 0
+    assert joiner.counts.reordered == 4, 'the step at which it was set, not each one for the hour to come'
+    joiner, _ = join(contract, stream([a, b])[:4 * 31])
+    joiner.push('label', int(b.stamp[0]) - 1, None)
+    assert joiner.counts.reordered == 5, 'what is older than its predecessor of the new time is still counted'
     assert len(assemble(contract, steps)[1]) == 2
 
 
