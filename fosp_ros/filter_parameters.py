@@ -164,14 +164,16 @@ def idle(p, contract: Contract) -> list[str]:
 
 def lax(calibration) -> list[str]:
     """Return what of a bundle's calibration guards less than a sound one; see LAX_LEVEL and LAX_ALPHA."""
-    found = []
+    found, inherited = [], calibration.get('inherited_from', '')
     for gate in ('reachability', 'surprise'):
         values = calibration[gate]
         alpha, n = float(values.get('alpha', 1.0)), values.get('n', 0)
         if not alpha <= LAX_ALPHA:
             found.append(f'{gate} alpha {alpha:g}')
         # The conformal quantile of rank ceil((n + 1) (1 - alpha)) exists among n values only when n is large enough.
-        if not values.get('guaranteed', True) or math.ceil((n + 1) * (1.0 - alpha) - 1e-9) > n:
+        if inherited:
+            found.append(f'{gate} level inherited from {inherited}')
+        elif not values.get('guaranteed', True) or math.ceil((n + 1) * (1.0 - alpha) - 1e-9) > n:
             found.append(f'{gate} not guaranteed')
     if not float(calibration['reachability']['level']) <= LAX_LEVEL:
         found.append(f'reachability level {float(calibration["reachability"]["level"]):g}')

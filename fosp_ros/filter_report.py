@@ -36,15 +36,22 @@ class VersionWatch:
         """Take the version that the other node reports."""
         self.version, self._heard = version, time.monotonic()
 
+    def differ(self, own: str) -> bool:
+        """Tell whether the learner has been running another model for more than VERSIONS_S; call it again and again."""
+        return self._lasted(own) > VERSIONS_S
+
     def note(self, own: str) -> str:
-        """Return what to warn of, or an empty string; call it about once a second."""
+        """Return what to warn of, or an empty string."""
+        lasted = self._lasted(own)
+        return f'{self._text.format(other=self.version, own=own)}, for {lasted:.0f} s' if lasted > VERSIONS_S else ''
+
+    def _lasted(self, own: str) -> float:
         now = time.monotonic()
         if not self.version or self.version == own or now - self._heard > HEARD_S:
             self._since = None
-            return ''
-        self._since = now if self._since is None else self._since
-        lasted = now - self._since
-        return f'{self._text.format(other=self.version, own=own)}, for {lasted:.0f} s' if lasted > VERSIONS_S else ''
+            return 0.0
+        since = self._since = now if self._since is None else self._since
+        return now - since
 
 
 def state_message(reason: Reason, state: FilterState, ages: dict[str, float], latency_ms: float = math.nan,

@@ -85,7 +85,7 @@ class LearnerNode(ManagedNode):
 
         # The label before the poses before the pictures: an executor serves them in the order of their creation.
         self.listen(Joy, contract.label_topic, self._on_label, qos.LABEL)
-        self.listen(message_class(contract.action.type), 'command_out', self._on_command_out, qos.COMMAND)
+        self.listen(message_class(contract.action.type), 'command_out', self._on_command_out, qos.PROPOSALS)
         for vector in contract.vectors:
             self.listen(message_class(vector.type), vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
         for camera in contract.cameras:
@@ -109,6 +109,7 @@ class LearnerNode(ManagedNode):
     def start(self) -> None:
         """Begin with an empty history."""
         self.observer.clear()
+        self.recorder.interrupt()
         self.slot.runtime.reset()
         self._stamp = None
 
@@ -154,7 +155,8 @@ class LearnerNode(ManagedNode):
             self._fault(f'command_out: {error}')
             return
         if np.isfinite(command).all():
-            self.recorder.command(message, self.contract.action.normalise(command), time.monotonic())
+            self.recorder.command(message, self.contract.action.normalise(command), time.monotonic(),
+                                  replay_messages.stamp_ns(message))
 
     def _on_model(self, message: UInt8MultiArray) -> None:
         self.slot.offer(bytes(message.data))
@@ -174,6 +176,7 @@ class LearnerNode(ManagedNode):
             self.waiter.cancel()
 
     def _act(self, observation: Observation) -> None:
+        self.recorder.settle(observation)   # the answer to this very picture may be here: it led to nothing yet
         executed = self.recorder.executed(observation.arrived)
         previous = executed[1] if executed else self.contract.action.normalise(np.zeros(self.contract.action.size))
         paused = self._stamp is None or not 0 < observation.stamp - self._stamp < self.p.stale_after_s * 1e9
@@ -235,7 +238,9 @@ class LearnerNode(ManagedNode):
             'policy': POLICIES[self.online_share[-1]] if self.online_share else '',
             'online_share': f'{np.mean(self.online_share):.3f}' if self.online_share else 'nan',
             'steps_recorded': self.recorder.step, 'overtaken': observer.overtaken,
-            'unpaired': dict(observer.unpaired), 'faults': dict(self.faults)}
+            'unpaired': dict(observer.unpaired), 'faults': dict(self.faults),
+            # Listeners that hear all of a step: what is published without one is in no episode and in no count.
+            'replay_listeners': min((p.get_subscription_count() for p in self.replay.values()), default=0)}
         if self.rate.age > 1.0:
             return diagnostics.WARN, 'no observations', values
         if slot.refused and slot.refused != 0 and slot.refusal:

@@ -88,6 +88,7 @@ class ModelSlot:
         self._resting = False                # no ticks come
         self._offered: bytes | None = None
         self._ready: _Offered | None = None
+        self._taking: Bundle | None = None   # on its way from `_ready` to `bundle`: the control thread replays the rest
         self._thread: threading.Thread | None = None
         self._closed = False
         self.runtime: Any = None
@@ -151,12 +152,14 @@ class ModelSlot:
                     self._thread = threading.Thread(target=self._work, args=(ready,), name='model-loader', daemon=True)
                     self._thread.start()
                 return False
-            self._ready = None
-        if not self._advance(ready, missing):
-            return False
-        self.runtime, self.bundle = ready.runtime, ready.bundle
-        self.swaps += 1
-        return True
+            self._ready, self._taking = None, ready.bundle
+        taken = self._advance(ready, missing)
+        with self._lock:
+            self._taking = None
+            if taken:
+                self.runtime, self.bundle = ready.runtime, ready.bundle
+                self.swaps += 1
+        return taken
 
     def close(self) -> None:
         """Take no more offers and wait for the loader."""
@@ -183,9 +186,6 @@ class ModelSlot:
                     return
             try:
                 model = self._load(data)
-                if model is None:
-                    with self._lock:
-                        self._ready = None      # the live one is asked for: what waited for its swap is outdated
             except FospError as error:
                 model = self._refuse(str(error))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the live model goes on
@@ -196,10 +196,22 @@ class ModelSlot:
             self.refusal = why
             self.refused += 1
 
+    def _stays(self, bundle: Bundle) -> bool:
+        """Tell whether this bundle is the live one, or is about to be; then what waited for its swap is outdated.
+
+        One step with the drop of `_ready`: else a swap in between would make the outdated one live.
+        """
+        with self._lock:
+            last = self._taking or self.bundle
+            if last is None or bundle.sha256 != last.sha256:
+                return False
+            self._ready = None
+            return True
+
     def _load(self, data: bytes) -> _Offered | None:
         with tempfile.TemporaryDirectory(prefix='fosp_model_') as folder:
             bundle = Bundle.unpack(data, folder, self._contract, self._calibrated)
-            if self.bundle is not None and bundle.sha256 == self.bundle.sha256:
+            if self._stays(bundle):
                 return None
             runtime = self._make(bundle)  # reads what it needs: the folder may go
             runtime.warm_up()

@@ -22,7 +22,7 @@ def _profile(depth: int, reliable: bool, latched: bool = False) -> QoSProfile:
 IMAGE = _profile(2, reliable=False)       # only the newest picture counts; a late one must not delay the next
 STATE = _profile(5, reliable=False)       # poses and joint states
 COMMAND = _profile(1, reliable=True)      # an old command is never worth delivering
-PROPOSALS = _profile(4, reliable=True)    # the filter's ear for command_in: of two proposals at once it must hear both
+PROPOSALS = _profile(4, reliable=True)    # the ears for command_in and command_out: of two at once both must be heard
 LABEL = _profile(10, reliable=True)       # reward, cost and episode borders: a lost one would corrupt an episode
 REPLAY = _profile(REPLAY_DEPTH, reliable=True)
 EVENT = _profile(100, reliable=True)      # one message per finished episode

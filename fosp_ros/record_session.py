@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The working part of `fosp record`: subscriptions, records, and the thread that writes them."""
 
-import collections
 import dataclasses
 import functools
 import queue
@@ -24,7 +23,7 @@ from fosp_ros import pictures
 from fosp_ros.messages import replay_set
 from fosp_ros.observing import EVENT, STAMPED, Observer
 from fosp_ros.operator_labels import JoyButtons, Operator
-from fosp_ros.record_topics import PAUSE_S, Topic
+from fosp_ros.record_topics import Topic
 from fosp_ros.recording import Record, Recorder
 
 DEPTH = 64              # a subscription holds this many messages while the machine is busy; pictures 8
@@ -111,11 +110,10 @@ class Session:
         self._executor.add_node(self.node)
         stamped = args.label == 'topic'
         self.observer = Observer(contract, args.tolerance, 0.01, STAMPED if stamped else EVENT)
-        self._new_recorder()
+        self.recorder = Recorder(2 * contract.period, continuous=stamped)
         self.operator = None if stamped else Operator(self._begin_episode, self._discard)
         self._joy = JoyButtons(self.operator, buttons) if args.label == 'joy' else None
         self._open: list[int] = []      # stamps of the running episode: first, last, steps
-        self._commands: collections.deque = collections.deque(maxlen=DEPTH)    # sent after the last picture
         self._before = 0                # step counter at its beginning
         self._newest = ''               # what became of the episode begun last: running, kept, or gone
         self.episodes = self.steps = self.discarded = 0
@@ -293,7 +291,7 @@ class Session:
                 topic.fault = f'{field} is {value:g}, expected {low:g} to {high:g} {action.unit} as the contract says'
                 self._spoilt(f'{topic.topic}: {topic.fault}')
                 return
-        self._commands.append((message, action.normalise(values), _monotonic(at)))
+        self.recorder.command(message, action.normalise(values), _monotonic(at), replay_messages.stamp_ns(message))
 
     def _spoilt(self, why: str) -> None:
         """An episode with such a command cannot be imported: say so now, not after a day of recording."""
@@ -306,10 +304,6 @@ class Session:
         self.word('discard')
 
     # -- records ------------------------------------------------------------------------------------------------------
-    def _new_recorder(self, step: int = 0) -> None:
-        self.recorder = Recorder(2 * self.contract.period, continuous=self.args.label == 'topic')
-        self.recorder.step = step
-
     def _begin_episode(self) -> None:
         self._before, self._newest = self.recorder.step, 'running'
         self._thread.call(self._set_mark)
@@ -329,7 +323,7 @@ class Session:
     def _cut_off(self) -> None:
         """Remove the episode begun last, and count its steps anew."""
         self._newest, self._open = '', []
-        self._new_recorder(self._before)
+        self.recorder.interrupt(self._before)
         self._thread.call(lambda bag: bag.rewind(self._mark))
 
     def _tick(self) -> None:
@@ -338,20 +332,8 @@ class Session:
             return
         if self.operator is not None:
             observation = dataclasses.replace(observation, label=self.operator.take())
-        while self._commands and self._precedes(*self._commands[0], observation):
-            self.recorder.command(*self._commands.popleft())
         for record in self.recorder.observe(observation, time.monotonic()):
             self._write(record)
-
-    @staticmethod
-    def _precedes(command, _action, arrived: float, observation) -> bool:
-        """Tell whether a command was sent before a picture, and therefore belongs to the one before it.
-
-        The answer to a picture carries its stamp, that of a teleoperator the time at which it was made. The order of
-        arrival is no witness: in a process that is served late, answer and picture come together, in any order.
-        """
-        apart = replay_messages.stamp_ns(command) - observation.stamp
-        return apart < 0 if abs(apart) < PAUSE_S * 1e9 else arrived < observation.arrived
 
     def _write(self, record: Record) -> None:
         observation = record.observation

@@ -271,7 +271,8 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
 
     def _inputs(self, now: float, **values) -> FilterInputs:
         return self.senses.inputs(now, estop=self._estop_topic or self._estop_service,
-                                  model_ready=self.slot.bundle is not None, enabled=self.p.filter_enabled, **values)
+                                  model_ready=self.slot.bundle is not None, enabled=self.p.filter_enabled,
+                                  versions_differ=self.versions.differ(self.slot.version), **values)
 
     # -- what leaves --------------------------------------------------------------------------------------------------
     def _send(self, command: np.ndarray, stamp: int | None) -> int:

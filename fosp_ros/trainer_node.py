@@ -339,8 +339,8 @@ class TrainerNode(ManagedNode):
             'episodes': session.episode_count, 'steps_kept': session.step_count, 'rate_hz': f'{self.rate.rate:.2f}',
             'joined': counts.steps, 'lost': counts.lost, 'doubled': counts.doubled, 'reordered': counts.reordered,
             'mismatched': counts.mismatched, 'restarts': counts.restarts, 'pending': self.joiner.pending,
-            'gaps': self.assembler.gaps, 'short': self.assembler.short, 'faults': dict(self.faults),
-            **self.watch.values()}
+            'unseen': counts.unseen, 'gaps': self.assembler.gaps, 'short': self.assembler.short,
+            'faults': dict(self.faults), **self.watch.values()}
         notes = []
         if self._phase in (FAILED, REFUSED):
             notes.append(f'last fine-tune {self._phase}: {self._detail.get("reason", "")}')

@@ -19,6 +19,7 @@ from fosp_core.errors import ContractError
 
 ACTION, LABEL = 'action', 'label'
 POLICIES = ('offline', 'online')    # by index of policy expansion's candidates
+JUMP_S = 1.0                        # between two records of one episode; more, and something is missing
 
 
 class Label(NamedTuple):
@@ -55,7 +56,8 @@ class JoinCounts:
     (same topic, same stamp). reordered: messages with an older stamp than one before them on the same topic, messages
     of a stamp that had been given up, and complete steps that came after their successors were out. mismatched:
     stamps given up because not every topic had a message of that very stamp. restarts: times at which the counter
-    began anew.
+    began anew. unseen: step numbers before the first one handed out, also before that of a counter that began anew.
+    They were lost or were never sent to this listener, which may have come late: nobody can tell here.
     """
 
     steps: int = 0
@@ -64,6 +66,7 @@ class JoinCounts:
     reordered: int = 0
     mismatched: int = 0
     restarts: int = 0
+    unseen: int = 0
 
     @property
     def clean(self) -> bool:
@@ -191,12 +194,14 @@ class StepJoiner:
             if not (force or len(self._ready) > self._window or self._follows(key, self._ready[key])):
                 break
             step = self._ready.pop(key)
-            if self._last is not None:
-                (session, last), _ = self._last
-                if session == key[0]:
-                    self.counts.lost += key[1] - last - 1
-                else:
-                    self.counts.restarts += 1
+            if self._last is not None and self._last[0][0] == key[0]:
+                self.counts.lost += key[1] - self._last[0][1] - 1
+            else:
+                self.counts.restarts += self._last is not None
+                self.counts.unseen += key[1]
+            if self._last is not None and step.stamp < self._last[1]:
+                # The clock was set back: what comes now is older than what came, and in order all the same.
+                self._newest = dict.fromkeys(self._newest, step.stamp)
             self._last = (key, step.stamp)
             self.counts.steps += 1
             steps.append(step)
@@ -224,7 +229,10 @@ class StepJoiner:
 
 
 class EpisodeAssembler:
-    """Collects steps into episodes; a gap in the counter ends one fragment and begins another.
+    """Collects steps into episodes; a gap in the counter or a jump of the stamps ends one fragment and begins another.
+
+    The stamps are looked at because a learner that was started anew may go on with the very counter at which the old
+    one ended, when the first steps of the new one are lost.
 
     A fragment has `meta['gap']` set and `is_first` forced on its first record, and no `is_last` unless its real end
     was seen. One step alone makes no episode: it is dropped and counted in `short`. After `max_steps` without an end
@@ -236,6 +244,7 @@ class EpisodeAssembler:
         self.gaps = 0
         self.short = 0
         self._max_steps = max_steps
+        self._jump = max(JUMP_S, 3 * contract.period) * 1e9
         self._steps: list[Step] = []
         self._gap = False
 
@@ -249,7 +258,8 @@ class EpisodeAssembler:
         done = None
         if self._steps:
             before = self._steps[-1]
-            gap = step.label.step != before.label.step + 1 or step.stamp <= before.stamp
+            gap = step.label.step != before.label.step + 1 or step.stamp <= before.stamp or (
+                step.stamp - before.stamp > self._jump and not step.label.is_first)
             self.gaps += gap
             if gap or step.label.is_first or len(self._steps) >= self._max_steps:
                 self._gap |= gap

@@ -37,7 +37,8 @@ class FilterInputs:
     """What the node gathered for one tick.
 
     proposal: the command as received, or None; ages: kind of source ('camera', 'pose', 'joints', 'command') -> age of
-    its oldest member in s; faults: what the node itself saw; late: this tick has missed its time.
+    its oldest member in s; faults: what the node itself saw; late: this tick has missed its time; versions_differ: the
+    learner runs another model, which is told and decides nothing.
     """
 
     proposal: object | None
@@ -49,6 +50,7 @@ class FilterInputs:
     late: bool = False
     is_first: bool = False
     enabled: bool = True
+    versions_differ: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -332,6 +334,7 @@ def _finish(command: np.ndarray, rules: tuple[Reason, ...], inputs: FilterInputs
             index: int | None, state: FilterState,
             level: float | None = None) -> tuple[np.ndarray, Reason, FilterState]:
     """Write the record of this tick and count."""
+    rules = (*rules, Reason.VERSIONS_DIFFER) if inputs.versions_differ else rules
     reason = most_restrictive(rules)
     nominal = checked_command(inputs.proposal, len(command))
     known = output is not None and output.risk.ndim == 1 and len(output.risk) > 0

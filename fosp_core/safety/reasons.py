@@ -116,6 +116,9 @@ class Reason(enum.Enum):
     LIMITS_ONLY = ('limits_only', Effect.PASS, WARN, False,
                    'The learned filter is switched off (`filter_enabled` is false): only limits and stops guard.',
                    'Set `filter_enabled` to true.')
+    VERSIONS_DIFFER = ('versions_differ', Effect.PASS, WARN, False,
+                       'The learner has been running another model than the filter for ten seconds.',
+                       'See who refused the newest model: `last_refusal` of both in /diagnostics.')
     PASS = ('ok', Effect.PASS, OK, False, 'The proposal passed unchanged.', 'Nothing.')
 
     def __init__(self, word: str, effect: Effect, level: int, latching: bool, text: str, advice: str) -> None:

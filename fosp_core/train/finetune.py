@@ -121,7 +121,8 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
             card |= heldout_metrics(agent, held, level)
         refusal, numbers = gates.compare(parent, agent, {'offline': held, 'online': witnesses or adapting},
                                          {'parent': promise['level'], 'new': level}, learner.config.gates, window)
-        card |= numbers | {'gate/online_in_training': not witnesses}
+        card |= numbers | {'gate/online_in_training': not witnesses, 'gate/calibrated_on': violating(held, promise),
+                           'gate/calibration_inherited': 'inherited_from' in calibration}
     version = version or f'{bundle.version.split("+")[0]}+{time.strftime("%Y%m%dT%H%M%S")}'
     about = {'version': version, 'name': bundle.manifest['name'], 'calibration': calibration,
              'data_hash': data_hash(adapting + training), 'seed': seed, 'steps': bundle.manifest['steps'] + steps,
@@ -157,18 +158,25 @@ def _set_aside(agent, folder: Path, reason: str, about: dict) -> None:
 def recalibrated(agent, held: list, calibration: dict, parent: str) -> dict:
     """Return the calibration of a tuned agent on the episodes `held`, with what its parent's promises.
 
-    With too few violations among them for that promise, the parent's levels, marked `inherited_from`.
+    With too few violations among them for that promise, the levels of the parent: nothing is guaranteed for this model,
+    and `inherited_from` is the version that they were found with.
     """
-    import numpy as np
-
     from fosp_core.train.heldout import calibrate
     old = calibration['reachability']
-    if any(np.argmax(e.cost > 0) >= max(1, old.get('lead', 1)) for e in held):
+    if violating(held, old):
         new = calibrate(agent, held, old['alpha'], confidence=old.get('confidence'),
                         **{k: old[k] for k in ('horizon', 'lead') if k in old})
         if new['reachability']['guaranteed']:
             return new
-    return {**calibration, 'inherited_from': parent}
+    kept = {gate: {**calibration[gate], 'guaranteed': False} for gate in ('reachability', 'surprise')
+            if gate in calibration}
+    return {'inherited_from': parent, **calibration, **kept}
+
+
+def violating(held: list, promise: dict) -> int:
+    """Return how many of the episodes can calibrate the reachability: those that violate, and not from the start."""
+    import numpy as np
+    return sum(bool(np.argmax(e.cost > 0) >= max(1, promise.get('lead', 1))) for e in held)
 
 
 def main(argv: list[str] | None = None) -> int:

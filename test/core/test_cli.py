@@ -150,8 +150,8 @@ def test_a_closed_pipe_is_no_error(tmp_path, contract, make_episode):
 
 
 def test_bag_info(tmp_path, contract, make_episode, make_episodes, capsys):
-    first = make_episode(6, 0, violation=True, policy='reckless')
-    second = make_episode(8, 1, 6, int(first.stamp[-1]) + 10 ** 9, success=False, policy='safe')
+    first = make_episode(6, 0, 3, violation=True, policy='reckless')
+    second = make_episode(8, 1, 9, int(first.stamp[-1]) + 10 ** 9, success=False, policy='safe')
     with BagWriter(tmp_path / 'bag', contract) as writer:
         writer.add(first)
         writer.add(second)
@@ -159,8 +159,10 @@ def test_bag_info(tmp_path, contract, make_episode, make_episodes, capsys):
     out = capsys.readouterr().out
     assert re.search(r'^/fosp/replay/image +14 +sensor_msgs/msg/Image$', out, re.M)
     assert 'steps 14, episodes 2 (1 reckless, 1 safe)' in out and 'SR 0.500, CV 0.500' in out and 'lost 0 steps' in out
+    assert 'steps before the first one seen 3' in out
     assert cli.main(['bag-info', str(tmp_path / 'bag'), '--json', '-']) == 0
     info = json.loads(capsys.readouterr().out)
     assert (info['steps'], info['episodes'], info['sr'], info['cv'], info['lost']) == (14, 2, 0.5, 0.5, 0)
+    assert info['unseen'] == 3
     assert cli.main(['bag-info', str(tmp_path / 'bag'), '--json', str(tmp_path / 'x' / 'info.json')]) == 0
     assert json.loads((tmp_path / 'x' / 'info.json').read_text()) == info

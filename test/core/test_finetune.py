@@ -100,6 +100,8 @@ def test_alignment_ranks_held_out_returns_and_reports_it(worker, bundle):
     assert report['rho_cost_after'] > 0.4 and report['rho_reward_after'] > 0.2
     new = Bundle.open(out)
     assert new.manifest['metrics']['align/rho_cost_after'] == report['rho_cost_after']
+    # Three of the five held-out episodes violate, all from their first record: before it nothing could have warned.
+    assert new.manifest['metrics']['gate/calibrated_on'] == 0
     assert parts_equal(tensors(bundle), tensors(new), 'offline_actor.')
 
 
@@ -114,14 +116,22 @@ def test_alignment_that_does_not_rank_is_refused_with_its_figures(worker):
 def test_a_tuned_model_keeps_the_promise_of_its_parent_or_its_level(bundle, make_episodes):
     agent = finetune.load_learner(bundle, 0).agent
     parent = {'schema': 1, 'reachability': {'level': 0.3, 'alpha': 0.4, 'n': 9, 'horizon': 4, 'lead': 2,
-                                            'confidence': 0.95}, 'surprise': {'level_slow': 1.0, 'level_stop': 2.0}}
+                                            'confidence': 0.95, 'guaranteed': True},
+              'surprise': {'level_slow': 1.0, 'level_stop': 2.0, 'guaranteed': True}}
     bad, calm = make_episodes([8] * 6, violation=True), make_episodes([8] * 3, seed=9)
     early = [dataclasses.replace(e, cost=np.roll(e.cost, -3)) for e in bad]      # contact at record 1, before `lead`
     new = finetune.recalibrated(agent, bad + calm, parent, 'v0')
     assert 'inherited_from' not in new and new['reachability']['n'] == 6 and new['reachability']['guaranteed']
     assert all(new['reachability'][k] == parent['reachability'][k] for k in ('alpha', 'horizon', 'lead', 'confidence'))
+    assert finetune.violating(bad + calm + early, parent['reachability']) == 6
     for held in ([], calm, early, bad[:5]):     # six violations are needed for alpha 0.4 with 95 % confidence
-        assert finetune.recalibrated(agent, held, parent, 'v0') == parent | {'inherited_from': 'v0'}
+        kept = finetune.recalibrated(agent, held, parent, 'v0')
+        assert kept['inherited_from'] == 'v0' and kept['schema'] == 1
+        for gate in ('reachability', 'surprise'):   # what was shown for the parent is not shown for this model
+            assert kept[gate] == parent[gate] | {'guaranteed': False}
+        # A grandchild's levels are those of the model that they were found with, until there is enough again.
+        assert finetune.recalibrated(agent, held, kept, 'v1') == kept
+        assert 'inherited_from' not in finetune.recalibrated(agent, bad, kept, 'v1')
 
 
 def test_alignment_touches_critics_and_reachability_alone(bundle):

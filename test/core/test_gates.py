@@ -191,6 +191,7 @@ def test_a_passed_gate_leaves_its_numbers_in_the_manifest(worker):
     assert (code, event['event'], error) == (0, 'done', '')
     metrics = Bundle.open(out).manifest['metrics']
     assert metrics['gate/online'] == 2 and metrics['gate/offline'] == 0 and not metrics['gate/online_in_training']
+    assert metrics['gate/calibrated_on'] == 0 and metrics['gate/calibration_inherited'] is True
     assert metrics['online_episodes'] == 8 and metrics['gate/risk_rise_new_margin'] == 1.0
     assert not out.with_name('out.refused').exists()
 

@@ -153,11 +153,48 @@ def test_a_new_learner_does_not_continue_the_old_episode(contract, make_episode)
     assert back[0].meta == {'gap': True} and back[1].meta == {}
 
 
+@pytest.mark.parametrize('skip', [0, 1, 3])
+def test_steps_before_the_first_one_seen_are_counted_for_each_learner(contract, make_episode, skip):
+    old = make_episode(9, 0)
+    new = make_episode(9, 1, stamp=int(old.stamp[-1]) + 10 ** 12)
+    joiner, steps = join(contract, stream([old])[4 * skip:] + stream([new])[4 * skip:])
+    counts = joiner.counts
+    assert (counts.steps, counts.unseen, counts.restarts) == (2 * (9 - skip), 2 * skip, 1)
+    assert counts.lost == 0 and counts.clean     # a listener may come late
+
+
+def test_a_new_learner_that_goes_on_with_the_counter_of_the_old_one_is_not_glued_to_it(contract, make_episode):
+    """The old one died after three steps, and the first three of the new one are lost: 0, 1, 2, then 3 and on."""
+    old = make_episode(9, 0)
+    new = make_episode(9, 1, stamp=int(old.stamp[-1]) + 10 ** 12)
+    _, steps = join(contract, stream([old])[:12] + stream([new])[12:])
+    assembler, back = assemble(contract, steps)
+    assert [list(e.step) for e in back] == [[0, 1, 2], list(range(3, 9))]
+    assert all(e.meta == {'gap': True} for e in back) and assembler.gaps == 1
+    assert all(np.diff(e.stamp).max() < 10 ** 9 for e in back)
+
+
+def test_a_pause_between_episodes_is_no_gap_and_a_slow_contract_has_none(contract, make_episode):
+    a = make_episode(9, 0)
+    b = make_episode(9, 1, step=9, stamp=int(a.stamp[-1]) + 10 ** 12)
+    a.is_last[-1] = False       # an end that no operator marked
+    assembler, back = assemble(contract, join(contract, stream([a, b]))[1])
+    assert len(back) == 2 and assembler.gaps == 0
+    slow = dataclasses.replace(contract, rate_hz=0.5)
+    a.stamp = a.stamp[0] + 2 * 10 ** 9 * np.arange(9)
+    assembler, back = assemble(slow, join(slow, stream([a]))[1])
+    assert [len(e) for e in back] == [9] and assembler.gaps == 0
+
+
 def test_a_clock_set_back_splits_but_does_not_deafen(contract, make_episode):
     a = make_episode(30, 0)
     b = make_episode(30, 1, step=30, stamp=int(a.stamp[0]) - 3600 * 10 ** 9)
     joiner, steps = join(contract, stream([a, b]))
     assert joiner.counts.steps == 60 and joiner.counts.lost == 0
+    assert joiner.counts.reordered == 4, 'the step at which it was set, not each one for the hour to come'
+    joiner, _ = join(contract, stream([a, b])[:4 * 31])
+    joiner.push('label', int(b.stamp[0]) - 1, None)
+    assert joiner.counts.reordered == 5, 'what is older than its predecessor of the new time is still counted'
     assert len(assemble(contract, steps)[1]) == 2
 
 

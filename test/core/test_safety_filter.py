@@ -254,6 +254,21 @@ def test_switched_off_means_limits_only_and_says_so():
     assert decide(good(enabled=False, estop=True), None, LIMITS, MOVING, 3.0)[1] is Reason.ESTOP
 
 
+@pytest.mark.parametrize(('change', 'reason'), [
+    ({}, Reason.VERSIONS_DIFFER), ({'enabled': False}, Reason.LIMITS_ONLY), ({'estop': True}, Reason.ESTOP),
+    ({'late': True}, Reason.LATE_HOLD), ({'enabled': False, 'proposal': (0.25,) * 3}, Reason.LIMIT_SPEED)])
+def test_a_learner_of_another_version_is_told_and_changes_nothing(change, reason):
+    """It stands beside the cause of a stop, too, and is the reason only where the proposal passes unchanged."""
+    inputs = good(**change)
+    agreed = decide(inputs, answer(inputs, MOVING), LIMITS, MOVING, 3.0)
+    command, told, state = decide(dataclasses.replace(inputs, versions_differ=True), answer(inputs, MOVING), LIMITS,
+                                  MOVING, 3.0)
+    assert (command == agreed[0]).all() and told is reason
+    assert state.record.rules == (*agreed[2].record.rules, Reason.VERSIONS_DIFFER)
+    assert Reason.VERSIONS_DIFFER not in agreed[2].record.rules
+    assert state.released == agreed[2].released and state.latched == agreed[2].latched
+
+
 def test_a_fault_of_our_own_latches(monkeypatch):
     monkeypatch.setattr(module, 'apply_limits', lambda command, *rest: (command, ()))
     inputs = good(proposal=(0.25, 0.25, 0.25))

@@ -180,8 +180,11 @@ def test_a_learner_that_stays_on_another_model_is_a_warning_and_nothing_more(mak
             time.sleep(0.1)
         pytest.fail(f'{cell.report()[0].message} after four seconds of {version}')
     status = until('second', True)
-    assert status.level == diagnostics.WARN and cell.reason == 'ok'
+    assert status.level == diagnostics.WARN
+    rig.wait_for(lambda: cell.reason == 'versions_differ' and cell.sent[-1][2].any(), 2.5, 'motion all the same')
+    assert cell.values()['rules'].split()[-1] == 'versions_differ'
     until('calibrated', False)
+    rig.wait_for(lambda: cell.reason == 'ok', 2.0, 'ok when both are of one version')
     for _ in range(20):         # a learner of another cell
         assert 'the learner runs' not in say('third', '/other/learner')
         time.sleep(0.1)

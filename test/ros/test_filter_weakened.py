@@ -60,6 +60,13 @@ def test_a_lax_calibration_is_named(gate, change, names):
     assert lax({**other, gate: {**SOUND, **change}}) == names
 
 
+@pytest.mark.parametrize('guaranteed', [True, False])     # True: of a model that an older version has made
+def test_a_calibration_that_was_made_for_another_model_is_named(guaranteed):
+    values = {gate: SOUND | {'guaranteed': guaranteed} for gate in ('reachability', 'surprise')}
+    assert lax(values | {'inherited_from': 'v0'}) == ['reachability level inherited from v0',
+                                                      'surprise level inherited from v0']
+
+
 def test_the_shipped_model_is_not_lax():
     assert lax(Bundle.open(share_dir() / 'models' / 'safereach', None, True).calibration) == []
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The learner node over real topics: proposes, records what was executed, swaps models, survives junk."""
 
+import threading
 import time
 
 import numpy as np
@@ -129,6 +130,62 @@ def test_a_lost_picture_becomes_a_gap_that_the_joiner_counts(pair):
     episode = rig.wait_for(lambda: robot.episodes, what='a fragment')[0]
     assert robot.joiner.counts.lost == 1 and len(episode) == 3
     assert 3 not in [s.label.step for s in robot.steps]
+
+
+@pytest.mark.parametrize('heard', [True, False])
+def test_a_learner_served_late_takes_the_answer_to_a_picture_for_no_other(pair, monkeypatch, heard):
+    """Without a proposal in time the filter holds and answers the picture that the learner has not yet looked at."""
+    rig, robot, learner = pair
+    robot.answer = False
+    given, step, busy, go_on = [], learner.slot.runtime.step, threading.Event(), threading.Event()
+
+    def stalled(arrays, previous, *args, **kwargs):
+        given.append(previous)
+        busy.set()
+        assert go_on.wait(5.0)
+        return step(arrays, previous, *args, **kwargs)
+    monkeypatch.setattr(learner.slot.runtime, 'step', stalled)
+    start = 10**18 + 8 * 10**12
+
+    def sent(k, x):
+        stamp = start + k * PERIOD
+        robot.command_out.publish(messages.fill(robot.contract, 'action', TwistStamped(), stamp, [x, 0, 0]))
+
+    robot.show(start, first=True)
+    assert busy.wait(5.0)
+    if heard:
+        go_on.set()
+        rig.wait_for(lambda: start in robot.proposed, 2.0, 'a proposal')
+    sent(0, 0.25)
+    if heard:
+        rig.wait_for(lambda: len(learner.recorder._sent), 2.0, 'the answer to be heard')
+    sent(1, 0.0)
+    time.sleep(0.2)     # the executor hears the command first
+    robot.show(start + PERIOD)
+    time.sleep(0.2)
+    go_on.set()
+    rig.wait_for(lambda: start + PERIOD in robot.proposed, 2.0, 'a proposal')
+    robot.show(start + 2 * PERIOD, last=True)
+    rig.wait_for(lambda: robot.episodes, what='an episode')
+    assert given[1].tolist() == robot.episodes[0].action[0].tolist() == [0.25, 0.0, 0.0]
+    assert not robot.episodes[0].action[1].any()
+
+
+def test_a_learner_that_is_switched_off_and_on_joins_no_two_pictures(pair):
+    rig, robot, learner = pair
+    start = 10**18 + 7 * 10**12
+    for k in (0, 1, 2, 5, 6, 7, 8):     # half a second of nothing: no jump of the stamps tells
+        if k == 5:
+            learner.trigger_deactivate()
+            learner.trigger_activate()
+        robot.show(start + k * PERIOD, first=k == 0, last=k == 8)
+        rig.wait_for(lambda s=start + k * PERIOD: s in robot.proposed, 2.0, f'command_in for tick {k}')
+        time.sleep(0.02)
+    run_episode(rig, robot, start + 10**11, 10)
+    rig.wait_for(lambda: len(robot.episodes) >= 2, what='two fragments')
+    ticks = [[round((s - start) / PERIOD) for s in e.stamp] for e in robot.episodes[:2]]
+    assert ticks == [[0, 1], [5, 6, 7, 8]] and robot.joiner.counts.lost == 1
+    assert all(e.meta['gap'] for e in robot.episodes[:2])
 
 
 def test_without_an_answer_of_the_filter_the_arm_stands_still_in_the_record(pair):

@@ -118,6 +118,34 @@ def test_the_executed_command_is_the_newest_before_the_next_tick(contract):
     assert [(r.command, r.step) for r in done] == [('b', 1), (None, 2)]
 
 
+def test_the_answer_to_a_picture_that_is_served_before_it_belongs_to_it_all_the_same(contract):
+    """The learner was busy for 0.2 s; the filter has answered picture 1, for want of a proposal, before it looks."""
+    recorder, stamp = Recorder(hold=0.2), lambda k: 10**18 + k * 100 * MS
+    recorder.observe(observation(contract, 0, 0.0, first=True), 0.0)
+    recorder.command('answer to 0', np.ones(3), 0.02, stamp(0))
+    recorder.command('late_hold for 1', np.zeros(3), 0.25, stamp(1))
+    second = observation(contract, 1, 0.251)
+    recorder.settle(second)
+    assert recorder.executed(second.arrived)[0] == 'answer to 0'
+    assert [r.command for r in recorder.observe(second, 0.251)] == ['answer to 0']
+    recorder.command('stop of the watchdog', np.zeros(3), 0.26, stamp(1) + 70 * MS)
+    assert [r.command for r in recorder.observe(observation(contract, 2, 0.27), 0.27)] == ['stop of the watchdog']
+    # Stamps of another clock tell nothing: then it is the order of arrival.
+    recorder.command('of another clock', np.ones(3), 0.28, 5)
+    recorder.command('too late', np.ones(3), 0.40, 6)
+    assert [r.command for r in recorder.observe(observation(contract, 3, 0.35), 0.35)] == ['of another clock']
+
+
+def test_a_dropped_episode_gives_its_numbers_back(contract):
+    recorder = Recorder(hold=0.2, continuous=False)
+    for k in range(3):
+        recorder.observe(observation(contract, k, 0.1 * k, first=k == 0), 0.1 * k)
+    recorder.interrupt(0)
+    assert recorder.observe(observation(contract, 3, 0.3), 0.3) == []
+    steps = [r.step for k in (4, 5) for r in recorder.observe(observation(contract, k, 0.1 * k, first=k == 4), 0.1 * k)]
+    assert steps == [0]
+
+
 def test_a_command_acts_on_until_it_is_too_old(contract):
     recorder = Recorder(hold=0.2)
     recorder.observe(observation(contract, 0, 0.0, first=True), 0.0)
@@ -127,6 +155,19 @@ def test_a_command_acts_on_until_it_is_too_old(contract):
         commands += [r.command for r in recorder.observe(observation(contract, k, 0.1 * k), 0.1 * k)]
     assert commands == ['a', 'a', None, None]
     assert recorder.executed(0.4) is None
+
+
+@pytest.mark.parametrize('continuous', [True, False])
+def test_an_interruption_drops_the_open_record_and_its_number(contract, continuous):
+    """The record would join two pictures a minute apart, with consecutive counters: one transition for the model."""
+    recorder, steps = Recorder(hold=0.2, continuous=continuous), []
+    for k, tick in {0: {'first': True}, 1: {}, 2: {}, 600: {}, 601: {}, 602: {'first': True}, 603: {}}.items():
+        if k == 600:
+            recorder.interrupt()
+            recorder.interrupt()    # once more, with nothing open, loses nothing
+        steps += [(r.step, r.observation.stamp // (100 * MS) % 1000)
+                  for r in recorder.observe(observation(contract, k, 0.1 * k, **tick), 0.1 * k)]
+    assert steps == [(0, 0), (1, 1)] + ([(3, 600), (4, 601), (5, 602)] if continuous else [(3, 602)])
 
 
 def test_missed_ticks_make_the_counter_jump_and_operators_pauses_are_not_recorded(contract):

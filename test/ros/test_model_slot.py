@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way of an offered model into a node: history, shadow, swap, refusal; with models that are a few lines each."""
 
+import dataclasses
 import threading
 import time
 
@@ -32,6 +33,12 @@ class Runtime:
         return self.answer(record) if callable(self.answer) else self.answer
 
 
+class Name(str):
+    """A bundle."""
+
+    sha256 = property(str)
+
+
 class Offer:
     """A slot whose bundles are names."""
 
@@ -42,11 +49,11 @@ class Offer:
             self.gate.wait(5.0)
             if data in refuse:
                 raise BundleError(f'{data}: damaged')
-            if data == slot.bundle:
+            if slot._stays(Name(data)):
                 return None
             self.loaded = Runtime(data, delay)
             self.loaded.answer = self.answer
-            return model_slot._Offered(self.loaded, data)
+            return model_slot._Offered(self.loaded, Name(data))
         monkeypatch.setattr(ModelSlot, '_load', load)
         self.slot = ModelSlot(Runtime, lambda runtime, record: runtime.step(record), None,
                               shadow_ticks=shadow_ticks)
@@ -200,7 +207,7 @@ def test_the_live_model_offered_again_ends_the_way_of_the_one_that_waits(monkeyp
     """A rollback to the live one that comes while its successor is in shadow, or waits for its swap."""
     offer = Offer(monkeypatch, shadow_ticks=0 if ready else 3)
     slot = offer.slot
-    slot.bundle = 'first'
+    slot.bundle = Name('first')
     offer.gate.set()
     slot.offer('second')
     offer.until(lambda: getattr(offer, 'loaded', None) and (slot._ready or not ready))
@@ -209,6 +216,37 @@ def test_the_live_model_offered_again_ends_the_way_of_the_one_that_waits(monkeyp
     for k in range(5):
         assert not offer.tick(k, first=k == 0)
     assert slot.bundle == 'first' and slot.swaps == 0 and not slot.refused
+
+
+@pytest.mark.parametrize('fit', [True, False])
+def test_the_live_model_offered_while_another_is_taken_over_is_not_forgotten(monkeypatch, fit):
+    """A rollback in the tenths of a second in which the control thread replays the last records of the new model."""
+    offer, entered, go_on = Offer(monkeypatch), threading.Event(), threading.Event()
+    slot = offer.slot
+    slot.bundle = Name('first')
+    offer.gate.set()
+    offer.remember(0, first=True)
+    slot.offer('second')
+    offer.until(lambda: slot._ready is not None)
+
+    def blocked(record):
+        entered.set()
+        assert go_on.wait(5.0)
+        return OUTPUT if fit else dataclasses.replace(OUTPUT, surprise=float('nan'))
+    offer.loaded.answer = blocked
+    offer.remember(1)
+    swap = threading.Thread(target=slot.swap)
+    swap.start()
+    assert entered.wait(5.0)
+    slot.offer('first')
+    offer.until(lambda: not slot._thread)
+    go_on.set()
+    swap.join(5.0)
+    assert (slot.bundle == 'second') == fit and slot.refused == (not fit) and slot._taking is None
+    assert slot.swap() and slot.bundle == 'first' and slot.runtime.seen == [0, 1]
+    slot.offer('second')    # and forward again
+    offer.until(lambda: not slot._thread)
+    assert slot.swap() and slot.bundle == 'second'
 
 
 @pytest.mark.parametrize('moves', [False, True])

@@ -77,6 +77,6 @@ def test_a_fine_tune_across_the_wire(machines, isolated, toy, tmp_path):
     assert remote.poll() is None, 'the trainer has ended'
     found = json.loads(said.splitlines()[-1])
     assert found['nodes'] == ['learner', 'safety_filter', 'sim_bridge']
-    assert found['joined'] == found['steps'] > 20
+    assert found['joined'] + found['unseen'] == found['steps'] > 20
     assert found['lost'] == found['doubled'] == found['reordered'] == 0
     assert found['learner'] == found['filter'] == found['published'] != 'toy'

@@ -5,7 +5,6 @@
 import importlib.util
 import json
 import sys
-import time
 from pathlib import Path
 
 import rclpy
@@ -36,16 +35,15 @@ def main(model: str, folder: str) -> dict:
         # Only steps that are published while the trainer listens can be kept.
         rig.wait_for(lambda: 'trainer' in operator.reports and 'learner' in operator.reports, 60.0, 'both machines')
         rig.wait_for(lambda: all(c.service_is_ready() for c in operator.clients_by.values()), 20.0, 'services')
-        rig.wait_for(lambda: all(operator.count_subscribers(f'/fosp/replay/{t}') for t in ('image', 'ee_pose', 'action',
-                                                                                          'label')), 20.0, 'a trainer')
-        time.sleep(1.0)     # what this node knows, the learner may not know yet
+        # What this node knows of the trainer, the learner may not know yet.
+        rig.wait_for(lambda: int(operator.reports['learner'].get('replay_listeners', 0)) >= 1, 20.0, 'a trainer')
         operator.call('sim_bridge/start')
         rig.wait_for(lambda: len(operator.episodes) == 3, 60.0, 'three episodes')
         nodes = sorted(word.removeprefix('__node:=') for process in up.nodes() for word in process.cmdline()
                        if word.startswith('__node:='))
         steps = sum(int(e['steps']) + 1 for e in operator.episodes)
         rig.wait_for(lambda: operator.reports['trainer'].get('episodes') == '3', 5.0, 'three episodes in the trainer')
-        trainer = {k: int(operator.reports['trainer'][k]) for k in ('joined', 'lost', 'doubled', 'reordered')}
+        trainer = {k: int(operator.reports['trainer'][k]) for k in ('joined', 'unseen', 'lost', 'doubled', 'reordered')}
         answer = operator.call('trainer/fine_tune')
         assert answer.success, answer.message
         ends = ('published', 'failed', 'refused')
