@@ -7,6 +7,7 @@ never an exception.
 """
 
 import collections
+import math
 import re
 import time
 import zlib
@@ -26,6 +27,7 @@ from fosp_ros.observing import Observation
 BORDER_S = 1.0  # between two first records: episodes are not that short, and each makes the filter forget
 RATE_WINDOW, RATE_LEAST = 20, 0.7   # pictures whose mean interval must be at least this part of the period
 PAUSE_S = 1.0   # between two pictures: after it the recurrent state, the path and the last pose mean nothing any more
+HEARD = 128     # poses between two ticks that are looked at, the newest: a driver at 1 kHz sends 100
 _UNREADABLE = (AttributeError, IndexError, TypeError, ValueError)
 
 
@@ -69,6 +71,7 @@ class Senses:
         self._still = {name: FrozenMeasurement(limits.frozen_distance) for name in ('pose', 'joints')}
         self._position: np.ndarray | None = None    # of the newest observation that was believed
         self._measured: np.ndarray | None = None    # the newest there is
+        self._heard: collections.deque[tuple[int, np.ndarray]] = collections.deque(maxlen=HEARD)    # since a tick
         self._border = -np.inf
         self._stamp: int | None = None
         self._forms: dict[str, tuple] = {}      # camera -> size (height, width) and encoding of its first picture
@@ -135,6 +138,7 @@ class Senses:
             return None
         if spec.name == self._vector:
             self._measured = values[:self._limits.size].astype(np.float64)
+            self._heard.append((stamp_ns(message), self._measured))
         return values.astype(np.float32)
 
     def joints(self, message, now: float) -> None:
@@ -182,6 +186,7 @@ class Senses:
     def forget(self) -> None:
         """Somebody has looked and called reset: the pose of now is right, and messages take the way they take now."""
         self._position = None
+        self._heard.clear()
         for source in self.sources.values():
             source.forget()
 
@@ -210,11 +215,13 @@ class Senses:
         if begins:
             for frozen in (*self._frozen.values(), *self._still.values()):
                 frozen.reset()
-        elif position is not None and self._position is not None \
-                and np.linalg.norm(position - self._position - way) > self._limits.max_jump:
+        jumped = not begins and position is not None and self._position is not None \
+            and np.linalg.norm(position - self._position - way) > self._limits.max_jump
+        if jumped:
             # What it was before goes on being believed: a pose that stays shifted must not be taken for the new truth.
-            faults.append(Reason.POSE_JUMP)
             position = self._position + way
+        if jumped | (position is not None and self._stray(observation.stamp, position, begins)):
+            faults.append(Reason.POSE_JUMP)
         for camera in self._contract.cameras:
             digest = zlib.crc32(observation.arrays[camera.name]).to_bytes(4, 'little')
             if self._frozen[camera.name].update(digest, position, float(np.linalg.norm(way))):
@@ -224,6 +231,26 @@ class Senses:
                 faults.append(Reason.POSE_FROZEN)
         self._position, self._stamp = position, observation.stamp
         return tuple(faults)
+
+    def _stray(self, stamp: int, position: np.ndarray, begins: bool) -> bool:
+        """Return whether any pose since the last tick lies where the arm that is believed in cannot have been.
+
+        A picture is paired with one pose alone, and the limits are measured at the newest: a second publisher's may be
+        all but the paired ones. `stamp` (ns), `position` (m): those of this tick.
+        """
+        known = [(stamp, position)]
+        if begins:      # what came before may be of another episode
+            heard = [entry for entry in self._heard if entry[0] >= stamp]
+        else:
+            heard = self._heard
+            known += [(self._stamp, self._position)] if self._position is not None else []
+        far = [math.dist(at, where) - self._way_in(1e-9 * abs(when - then)) for then, where in known
+               for when, at in heard]
+        self._heard.clear()
+        return max(far, default=0.0) > self._limits.max_jump
+
+    def _way_in(self, seconds: float) -> float:
+        return self._limits.max_speed * min(seconds, PAUSE_S)
 
     @property
     def situation(self) -> Situation:

@@ -1,0 +1,62 @@
+# Copyright 2026 The fosp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the filter believes when two nodes say different things, and when one says what cannot be."""
+
+import math
+
+import pytest
+from filter_desk import MOVING, ZERO, Desk
+
+from fosp_core.safety.reasons import Reason
+
+JUMP = (Reason.POSE_JUMP,)
+
+
+@pytest.fixture
+def desk():
+    return Desk()
+
+
+def aside(far, at=(0.5, 0.0, 0.2)):
+    return at[0], at[1] + far, at[2]
+
+
+# -- a second publisher of the pose -----------------------------------------------------------------------------------
+@pytest.mark.parametrize('after', [0.01, 0.05, 0.09])
+def test_a_second_pose_that_no_picture_is_paired_with_is_a_jump(desk, after):
+    limit = desk.senses._limits.max_jump + desk.senses._limits.max_speed * min(after, 0.1 - after)
+    desk.tick(0.0, last=ZERO, begins=True)
+    desk.pose(after, aside(limit - 0.002))
+    assert desk.tick(0.1, last=ZERO) == ()
+    desk.pose(0.1 + after, aside(limit + 0.002))
+    assert desk.tick(0.2, last=ZERO) == JUMP
+    assert desk.tick(0.3, last=ZERO) == ()      # it is gone, and what was believed is where the arm is
+    desk.pose(0.4, aside(0.2))
+    desk.pose(0.401)                            # the newest is the true one
+    assert desk.watch(0.4, last=ZERO) == JUMP
+
+
+def test_a_second_pose_is_a_jump_on_the_first_tick_and_in_a_new_episode_too(desk):
+    desk.pose(0.0)
+    desk.pose(0.01, aside(0.15))
+    assert desk.watch(0.0, begins=True) == JUMP
+    desk.pose(0.1, aside(0.3))      # an episode begins elsewhere, its label is late
+    desk.pose(0.2, aside(0.3))
+    assert desk.watch(0.2, at=aside(0.3), first=True, begins=True) == ()
+
+
+def test_a_fast_driver_of_a_fast_arm_is_no_second_publisher(desk):
+    speed = desk.senses._limits.max_speed
+    for k in range(400):        # at 1 kHz; the picture is 40 ms under way
+        desk.pose(1e-3 * k, (0.4 + speed * 1e-3 * k, 0.0, 0.2))
+        if k % 100 == 40:
+            assert desk.watch(1e-3 * (k - 40), at=(0.4 + speed * 1e-3 * (k - 40), 0.0, 0.2), begins=k == 40,
+                              last=(speed, 0.0, 0.0)) == ()
+
+
+def test_a_reset_forgets_the_poses_of_before(desk):
+    desk.tick(0.0, begins=True)
+    desk.pose(0.05, aside(0.2))
+    desk.senses.forget()
+    assert desk.tick(0.1, last=MOVING) == ()
+    assert math.isclose(desk.senses.situation.position[1], 0.0)
