@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-STEP = 5.0      # s: stamps and arrivals drifting apart by more is a clock being set, not a delay
+STEP = 5.0      # s: stamps that go back by so much, or outrun the arrivals by it, are a clock being set
 DRIFT = 1e-4    # s/s that two clocks may run apart: more slowly than this no lateness is forgiven
 DIGESTS = 16    # pictures remembered: a driver that goes round in a ring of buffers repeats itself too
 
@@ -34,21 +34,31 @@ class Source:
         if self._stamp is not None and stamp == self._stamp:
             self.repeated += 1
             return False
-        if self._stamp is not None and abs((stamp - self._stamp) - (now - self._arrival)) > STEP \
-                and math.isfinite(self._arrival):
-            self.forget()
-            self.clock_steps += 1
-        elif self._stamp is not None and stamp < self._stamp:
-            self.repeated += 1      # out of order: older than what is known
-            return False
+        gap = now - self._arrival
+        # No delay makes stamps go back or outrun what arrives, and nothing else is forgiven: late is late.
+        if self._stamp is not None and stamp < self._stamp:
+            if stamp - self._stamp - gap >= -STEP:
+                self.repeated += 1      # out of order: older than what is known
+                return False
+            self._set()
+        if self._base is not None and self._early(stamp, now) > STEP:
+            self._set()
         if self._base is None:
             self._base, self._least = (stamp, now), 0.0
         lag = (now - self._base[1]) - (stamp - self._base[0])
-        self._least = min(self._least + DRIFT * (now - self._arrival), lag)
+        self._least = min(self._least + DRIFT * gap, lag)
         self._delay = lag - self._least
         self._stamp, self._arrival = stamp, now
         self.count += 1
         return True
+
+    def _early(self, stamp: float, now: float) -> float:
+        """Seconds by which a message is quicker than the quickest one before it."""
+        return self._least + DRIFT * (now - self._arrival) - (now - self._base[1]) + stamp - self._base[0]
+
+    def _set(self) -> None:
+        self.forget()
+        self.clock_steps += 1
 
     def age(self, now: float) -> float:
         """Seconds since the newest message was made, as far as can be known; infinite before the first."""

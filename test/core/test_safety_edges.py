@@ -11,7 +11,7 @@ from fosp_core.errors import BundleError, FospError
 from fosp_core.safety import calibration as cal
 from fosp_core.safety.candidates import Candidates, candidates
 from fosp_core.safety.filter import FilterInputs, FilterState, ModelOutput, decide, reset
-from fosp_core.safety.freshness import FrozenPicture, Source
+from fosp_core.safety.freshness import DRIFT, FrozenPicture, Source
 from fosp_core.safety.limits import FilterLimits, Situation, apply_limits
 from fosp_core.safety.reasons import Reason, markdown
 
@@ -259,7 +259,7 @@ def test_a_switched_off_filter_scores_but_chooses_nothing():
 def test_clock_steps_and_repeats_are_counted_one_by_one():
     source = Source()
     source.arrived(0.0, 0.0)
-    assert source.arrived(6.0, 1.0) and source.clock_steps == 0     # a drift of STEP itself is a delay yet
+    assert source.arrived(6.0 - DRIFT, 1.0) and source.clock_steps == 0     # STEP itself is none yet
     assert source.arrived(60.0, 2.0) and source.arrived(7.0, 3.0) and source.clock_steps == 2
     for k in (1, 2):
         assert not source.arrived(7.0 - k, 3.0 + 0.1 * k) and source.repeated == k

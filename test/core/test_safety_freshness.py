@@ -76,6 +76,25 @@ def test_a_clock_that_is_set_is_no_delay(step):
     assert source.age(NOW + 1.2) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize('late', [4.0, 6.0, 3600.0])
+def test_lateness_that_begins_with_a_gap_is_no_clock_that_was_set(late):
+    source = regular()
+    for k in range(10, 100):
+        assert source.arrived(STAMP + 0.1 * k, NOW + 0.1 * k + late)
+    assert source.clock_steps == 0 and source.age(NOW + 9.9 + late) == pytest.approx(late, abs=DRIFT * (late + 12.0))
+    for k in range(100, 200):       # what was delayed comes in time again: no clock either
+        source.arrived(STAMP + late + 0.1 * k, NOW + 0.1 * k + late)
+    assert source.clock_steps == 0 and source.age(NOW + 19.9 + late) == pytest.approx(0.0, abs=2e-3)
+
+
+def test_a_sender_with_a_paused_clock_is_late_until_somebody_has_looked():
+    source = regular(source=regular(), start=10)
+    source.arrived(STAMP + 2.0, NOW + 62.0)
+    assert source.age(NOW + 62.0) == pytest.approx(60.0, abs=0.01) and source.clock_steps == 0
+    source.forget()
+    assert source.arrived(STAMP + 2.1, NOW + 62.1) and source.age(NOW + 62.1) == 0.0
+
+
 def test_a_pause_is_no_clock_step():
     source = regular()
     assert source.arrived(STAMP + 60.0, NOW + 60.0)
