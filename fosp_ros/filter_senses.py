@@ -24,7 +24,7 @@ from fosp_core.safety.limits import FilterLimits, Situation
 from fosp_core.safety.reasons import Reason
 from fosp_ros.observing import Observation
 
-BORDER_S = 1.0  # between two first records: episodes are not that short, and each makes the filter forget
+BORDER_S = 1.0  # between two beginnings: neither episodes nor pauses are that short, and each makes the filter forget
 RATE_WINDOW, RATE_LEAST = 20, 0.7   # pictures whose mean interval must be at least this part of the period
 PAUSE_S = 1.0   # between two pictures: after it the recurrent state, the path and the last pose mean nothing any more
 HEARD = 128     # poses between two ticks that are looked at, the newest: a driver at 1 kHz sends 100
@@ -62,9 +62,11 @@ class Senses:
         if limits.box_low and self._vector is None:
             raise FospError(f'parameter position_vector: contract {contract.name!r} has no vector {position_vector!r} '
                             f'of {limits.size} entries for the workspace box')
-        self.sources = {name: Source() for name in ('command', *contract.observation_names)}
-        if limits.joint_names:
-            self.sources['joints'] = Source()
+        # Where the sender's clock is at fault: what it is when it jumps to and fro, and when it is not believed.
+        self._clocks = {**{c.name: (Reason.CAMERA_INVALID, Reason.CAMERA_STALE) for c in contract.cameras},
+                        **{v.name: (Reason.POSE_INVALID, Reason.POSE_STALE) for v in contract.vectors},
+                        **({'joints': (Reason.JOINTS_INVALID, Reason.JOINTS_STALE)} if limits.joint_names else {})}
+        self.sources = {name: Source(contract.period) for name in ('command', *self._clocks)}
         self._frozen = {c.name: FrozenPicture(limits.frozen_distance) for c in contract.cameras}
         self._faults: dict[Reason, float] = {}      # fault -> when it was last seen
         self._joints: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
@@ -72,7 +74,7 @@ class Senses:
         self._position: np.ndarray | None = None    # of the newest observation that was believed
         self._measured: np.ndarray | None = None    # the newest there is
         self._heard: collections.deque[tuple[int, np.ndarray]] = collections.deque(maxlen=HEARD)    # since a tick
-        self._border = -np.inf
+        self._borders = {True: -np.inf, False: -np.inf}     # when the filter last began anew: by label, by stamps
         self._stamp: int | None = None
         self._forms: dict[str, tuple] = {}      # camera -> size (height, width) and encoding of its first picture
         self._rates = {c.name: collections.deque(maxlen=RATE_WINDOW) for c in contract.cameras}     # stamps, s
@@ -192,7 +194,17 @@ class Senses:
 
     def _arrived(self, name: str, message, now: float) -> bool:
         """Note a message; False for one that is no newer than what is known, which nothing may be done with."""
-        return self.sources[name].arrived(stamp_ns(message) * 1e-9, now)
+        source = self.sources[name]
+        doubted, good = source.doubted, source.arrived(stamp_ns(message) * 1e-9, now)
+        if source.doubted > doubted and name in self._clocks:
+            jumps, stale = self._clocks[name]
+            if source.unsteady(now):
+                self._warn(f'{jumps.word}: {name}: stamps jump to and fro by seconds: two publishers, or a bag that is '
+                           'played onto live topics')
+            else:
+                self._warn(f'{stale.word}: {name}: stamp {stamp_ns(message)} cannot be of the clock of those before: '
+                           'not used until the next one confirms it')
+        return good
 
     # -- one tick -----------------------------------------------------------------------------------------------------
     def begins(self, observation: Observation) -> bool:
@@ -206,10 +218,11 @@ class Senses:
         last : the command (A,) that was sent in between, m/s.
         """
         faults, size = [], self._limits.size
-        if observation.label.is_first:
-            if observation.arrived - self._border < BORDER_S:
+        first = observation.label.is_first
+        if first or (begins and self._stamp is not None):   # each makes the filter forget: by label, or by stamps
+            if observation.arrived - self._borders[first] < BORDER_S:
                 faults.append(Reason.LABEL_INVALID)
-            self._border = observation.arrived
+            self._borders[first] = observation.arrived
         way = last * self._limits.period
         position = None if self._vector is None else observation.arrays[self._vector][:size].astype(np.float64)
         if begins:
@@ -280,5 +293,6 @@ class Senses:
         """Return the inputs of a decision at `now`; `values` are the further fields of FilterInputs."""
         now = time.monotonic() if now is None else now
         recent = tuple(reason for reason, seen in self._faults.items() if now - seen <= self._limits.staleness)
+        clocks = tuple(jumps for name, (jumps, _) in self._clocks.items() if self.sources[name].unsteady(now))
         return FilterInputs(**{'proposal': None, **values}, ages=self.ages(now), situation=self.situation,
-                            faults=(*faults, *recent))
+                            faults=(*faults, *recent, *clocks))

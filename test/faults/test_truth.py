@@ -4,12 +4,16 @@
 
 import time
 
+import numpy as np
 import pytest
 from filter_cell import CONTRACT
 from geometry_msgs.msg import PoseStamped
 from ros_rig import wait_for
+from sensor_msgs.msg import Image, Joy
+from std_srvs.srv import Trigger
 
 from fosp_core.data import messages
+from fosp_core.data.joiner import Label
 from fosp_ros import qos
 
 
@@ -27,6 +31,8 @@ def second(stand):
         stand.cell.destroy_timer(timer)
     for publisher in made:
         stand.cell.destroy_publisher(publisher)
+    time.sleep(0.1)
+    stand.call('reset', Trigger.Request())      # what jumped would be remembered for ten seconds
 
 
 def stood(stand, seconds=1.0):
@@ -48,3 +54,33 @@ def test_a_second_publisher_of_the_pose_stops_and_is_named(stand, second):
     stand.reason('pose_jump', since)
     assert stood(stand)
     wait_for(lambda: '2 publishers on ee_pose, expected one' in cell.report()[0].message, 3.0, 'the report')
+
+
+def test_a_bag_that_is_played_onto_live_topics_stops(stand, second):
+    """Nothing that it says may move the arm; it goes on for ten seconds, as both clocks could be the right one."""
+    cell = stand.ready()
+    since, away = len(cell.states), 3600 * 10**9
+    pixels = np.full((64, 64, 3), 9, np.uint8)
+    second(Joy, 'label', qos.LABEL, 0.1, lambda publisher: publisher.publish(messages.fill(
+        CONTRACT, 'label', Joy(), time.time_ns() - away, Label(0.0, 0.0, False, False, False, 0))))
+    second(PoseStamped, 'ee_pose', qos.STATE, 0.1, lambda publisher: publisher.publish(messages.fill(
+        CONTRACT, 'ee_pose', PoseStamped(), time.time_ns() - away, np.array([0.6, 0.3, 0.1]))))
+    second(Image, 'image', qos.IMAGE, 0.1, lambda publisher: publisher.publish(messages.fill(
+        CONTRACT, 'image', Image(), time.time_ns() - away, pixels)))
+    stand.reason('camera_invalid', since)
+    assert stood(stand, 2.0)
+    wait_for(lambda: '2 publishers on image, expected one' in cell.report()[0].message, 3.0, 'the report')
+
+
+def test_one_picture_of_the_future_costs_one_tick_at_most(stand):
+    cell = stand.ready()
+    since, count = len(cell.states), len(cell.log)
+
+    def hurry(cell):
+        stamp = time.time_ns() + 2 * 10**9
+        cell.out['image'].publish(messages.fill(CONTRACT, 'image', Image(), stamp, np.zeros((64, 64, 3), np.uint8)))
+    cell.inject(hurry)
+    wait_for(lambda: len(cell.log) >= count + 30, 5.0, 'thirty more commands')
+    words = {m.message for _, m in cell.states[since:]}
+    assert words <= {'ok', 'late_hold', 'limit_acceleration'}, words
+    assert sum(not s.command.any() for s in cell.log[count:]) <= 2

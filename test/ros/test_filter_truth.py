@@ -60,3 +60,44 @@ def test_a_reset_forgets_the_poses_of_before(desk):
     desk.senses.forget()
     assert desk.tick(0.1, last=MOVING) == ()
     assert math.isclose(desk.senses.situation.position[1], 0.0)
+
+
+# -- senders with another clock ---------------------------------------------------------------------------------------
+SENDERS = {'picture': Reason.CAMERA_INVALID, 'pose': Reason.POSE_INVALID, 'joints': Reason.JOINTS_INVALID}
+
+
+@pytest.mark.parametrize('kind', SENDERS)
+def test_stamps_that_jump_to_and_fro_are_a_fault_for_ten_seconds(desk, kind):
+    send = getattr(desk, kind)
+    for k in range(40):
+        send(0.1 * k, made=0.1 * k - (10.0 if 20 <= k < 30 and k % 2 else 0.0))
+        assert desk.faults(0.1 * k) == ({SENDERS[kind]} if k >= 23 else set())
+    assert desk.faults(12.8) == {SENDERS[kind]} and desk.faults(13.0) == set()      # the last one came at 2.9 s
+    assert desk.lines[-1].startswith(f'{SENDERS[kind].word}: ') and 'two publishers' in desk.lines[-1]
+
+
+def test_a_reset_ends_what_jumped_and_commands_are_judged_by_their_pictures_alone(desk):
+    for k in range(4):
+        desk.picture(0.1 * k, made=0.1 * k - 10.0 * (k % 2))
+        desk.command(0.1 * k, made=0.1 * k - 10.0 * (k % 2))
+    assert desk.faults(0.3) == {Reason.CAMERA_INVALID}
+    desk.senses.forget()
+    assert desk.faults(0.3) == set()
+
+
+@pytest.mark.parametrize('ahead', [0.3, 2.0, 60.0])
+def test_one_picture_of_the_future_is_dropped_and_named(desk, ahead):
+    for k in range(10):
+        assert desk.picture(0.1 * k) is not None
+    assert desk.picture(0.95, made=0.95 + ahead) is None
+    for k in range(10, 40):
+        assert desk.picture(0.1 * k) is not None
+        assert desk.faults(0.1 * k) == set() and desk.senses.ages(0.1 * k)['camera'] == pytest.approx(0.0, abs=1e-3)
+    assert len(desk.lines) == 1 and desk.lines[0].startswith('camera_stale: image: stamp ')
+
+
+def test_ticks_that_begin_anew_by_their_stamps_again_and_again_are_no_label(desk):
+    found = [desk.tick(t, begins=True) for t in (0.0, 0.1, 1.0, 1.1, 2.1)]      # the first one is none of stamps
+    assert found == [(), (), (Reason.LABEL_INVALID,), (Reason.LABEL_INVALID,), ()]
+    assert desk.tick(2.2, first=True, begins=True) == ()        # a pause, then an episode
+    assert desk.tick(3.1, begins=True) == ()
