@@ -84,8 +84,13 @@ class Senses:
     # -- messages -----------------------------------------------------------------------------------------------------
     def picture(self, spec, message, now: float) -> np.ndarray | None:
         """Return the pixels of the contract's size, or None with a fault noted."""
-        # Any size is resized, but one that changes is a camera in another mode: not what the model was calibrated on.
+        # A larger one is resized, but one that changes is a camera in another mode: not what the model was calibrated
+        # on. A smaller one holds less than the model was made for, and blown up it looks as good as any.
         form = message.height, message.width, message.encoding
+        if form[0] < spec.height or form[1] < spec.width:
+            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: picture of {form[0]}x{form[1]}, expected at least '
+                                              f'{spec.height}x{spec.width}', now)
+            return None
         known = self._forms.get(spec.name, form)
         if form[2] != known[2] or form[:2] not in (known[:2], (spec.height, spec.width)):
             self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: picture of {form[0]}x{form[1]} {form[2]} after '

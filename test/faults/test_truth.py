@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from filter_cell import CONTRACT
 from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from ros_rig import wait_for
 from sensor_msgs.msg import Image, Joy
 from std_srvs.srv import Trigger
@@ -84,3 +86,29 @@ def test_one_picture_of_the_future_costs_one_tick_at_most(stand):
     words = {m.message for _, m in cell.states[since:]}
     assert words <= {'ok', 'late_hold', 'limit_acceleration'}, words
     assert sum(not s.command.any() for s in cell.log[count:]) <= 2
+
+
+@pytest.fixture
+def anew(stand):
+    """Return a function that deactivates and activates the filter, which then knows nothing of any picture."""
+    client = stand.cell.create_client(ChangeState, 'safety_filter/change_state')
+
+    def change():
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+            wait_for(client.service_is_ready, 5.0, 'change_state')
+            request = ChangeState.Request()
+            request.transition.id = transition
+            future = client.call_async(request)
+            wait_for(future.done, 5.0, 'the transition')
+            assert future.result().success
+    yield change
+    stand.cell.destroy_client(client)
+
+
+def test_a_camera_smaller_than_the_contract_stops_from_its_first_picture_on(stand, anew):
+    cell = stand.ready()
+    cell.inject(lambda cell: setattr(cell, 'size', (8, 8)))
+    anew()
+    since = len(cell.states)
+    stand.reason('camera_invalid', since)
+    assert stood(stand)

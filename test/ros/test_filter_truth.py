@@ -101,3 +101,17 @@ def test_ticks_that_begin_anew_by_their_stamps_again_and_again_are_no_label(desk
     assert found == [(), (), (Reason.LABEL_INVALID,), (Reason.LABEL_INVALID,), ()]
     assert desk.tick(2.2, first=True, begins=True) == ()        # a pause, then an episode
     assert desk.tick(3.1, begins=True) == ()
+
+
+# -- the first picture ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('size', [(8, 8), (1, 1), (63, 64), (64, 63), (40000, 1), (3, 70000), (32, 32)])
+def test_a_first_picture_smaller_than_the_contract_is_refused_and_sets_no_form(desk, size):
+    assert desk.picture(0.0, size=size) is None and desk.faults(0.0) == {Reason.CAMERA_INVALID}
+    assert desk.lines == [f'camera_invalid: image: picture of {size[0]}x{size[1]}, expected at least 64x64']
+    assert desk.senses.ages(0.1)['camera'] == math.inf
+    assert desk.picture(0.1).shape == (64, 64, 3) and desk.picture(0.2).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize('size', [(64, 65), (480, 640)])
+def test_a_first_picture_larger_than_the_contract_is_resized(desk, size):
+    assert desk.picture(0.0, size=size).shape == (64, 64, 3) and desk.faults(0.0) == set()
