@@ -234,7 +234,8 @@ class Senses:
             for frozen in (*self._frozen.values(), *self._still.values()):
                 frozen.reset()
         jumped = not begins and position is not None and self._position is not None \
-            and np.linalg.norm(position - self._position - way) > self._limits.max_jump
+            and np.linalg.norm(position - self._position - way) - self._way_in(
+                1e-9 * (observation.stamp - self._stamp) - self._limits.period) > self._limits.max_jump
         if jumped:
             # What it was before goes on being believed: a pose that stays shifted must not be taken for the new truth.
             position = self._position + way
@@ -268,7 +269,8 @@ class Senses:
         return max(far, default=0.0) > self._limits.max_jump
 
     def _way_in(self, seconds: float) -> float:
-        return self._limits.max_speed * min(seconds, PAUSE_S)
+        """Return how far (m) the arm can go, whatever it was told."""
+        return self._limits.max_speed * min(max(seconds, 0.0), PAUSE_S)
 
     @property
     def situation(self) -> Situation:

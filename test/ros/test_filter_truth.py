@@ -62,6 +62,24 @@ def test_a_reset_forgets_the_poses_of_before(desk):
     assert math.isclose(desk.senses.situation.position[1], 0.0)
 
 
+@pytest.mark.parametrize('far', [0.061, 0.09])
+def test_a_small_shift_that_stays_is_a_jump_until_reset(desk, far):
+    desk.tick(0.0, last=ZERO, begins=True)
+    assert desk.tick(0.1, at=aside(0.059), last=ZERO) == () and desk.tick(0.2, last=ZERO) == ()
+    assert all(desk.tick(0.1 * k, at=aside(far), last=ZERO) == JUMP for k in range(3, 30))
+    desk.senses.forget()
+    assert desk.tick(3.0, at=aside(far), last=ZERO) == ()
+
+
+@pytest.mark.parametrize('lost', [0, 1, 4])
+def test_pictures_that_were_lost_leave_the_arm_its_way(desk, lost):
+    """At full speed; the answer to the picture before was late, so that the arm went on."""
+    speed, passed = desk.senses._limits.max_speed, 0.1 * (1 + lost)
+    desk.tick(0.0, last=ZERO, begins=True)
+    assert desk.tick(passed, at=aside(speed * passed), last=ZERO) == ()
+    assert desk.tick(2 * passed, at=aside(2 * speed * passed + 0.063), last=ZERO) == JUMP
+
+
 # -- senders with another clock ---------------------------------------------------------------------------------------
 SENDERS = {'picture': Reason.CAMERA_INVALID, 'pose': Reason.POSE_INVALID, 'joints': Reason.JOINTS_INVALID}
 
