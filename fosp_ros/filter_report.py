@@ -167,6 +167,7 @@ class Reporting:
             'watchdog_alive': self.watchdog.alive, 'weakened': ', '.join(weak),
             'foreign_publishers': self.foreign_publishers, 'commanders': publishers['command_in'],
             'latch_file': str(self.latch_file.path or 'off'), 'latch_file_error': self.latch_file.error,
+            'unpaired': dict(self.observer.unpaired), 'doubted': self.senses.doubted,
             'learner_version': self.versions.version,
             **figures(self.state, self.senses.ages(time.monotonic()), self.compute),
             **self.witness.values()}

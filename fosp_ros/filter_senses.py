@@ -22,7 +22,7 @@ from fosp_core.safety.filter import FilterInputs
 from fosp_core.safety.freshness import FrozenMeasurement, FrozenPicture, Source
 from fosp_core.safety.limits import FilterLimits, Situation
 from fosp_core.safety.reasons import Reason
-from fosp_ros.observing import Observation
+from fosp_ros.observing import Observation, Observer
 
 BORDER_S = 1.0  # between two beginnings: neither episodes nor pauses are that short, and each makes the filter forget
 RATE_WINDOW, RATE_LEAST = 20, 0.7   # pictures whose mean interval must be at least this part of the period
@@ -76,6 +76,7 @@ class Senses:
         self._heard: collections.deque[tuple[int, np.ndarray]] = collections.deque(maxlen=HEARD)    # since a tick
         self._borders = {True: -np.inf, False: -np.inf}     # when the filter last began anew: by label, by stamps
         self._stamp: int | None = None
+        self._dropped, self._alone = 0, None    # pictures without companions, and since when there is nothing else
         self._forms: dict[str, tuple] = {}      # camera -> size (height, width) and encoding of its first picture
         self._rates = {c.name: collections.deque(maxlen=RATE_WINDOW) for c in contract.cameras}     # stamps, s
         self._answered: collections.deque[int] = collections.deque(maxlen=8)    # stamps of the newest proposals
@@ -190,6 +191,20 @@ class Senses:
         self._faults[reason] = now
         self._warn(f'{reason.word}: {text}')
 
+    def unpaired(self, observer: Observer, now: float) -> None:
+        """Look whether the observer goes on dropping pictures, to which nothing of their time is known."""
+        count, before = observer.unpaired.total(), self._dropped
+        self._dropped = count
+        if count == before:
+            return
+        self._alone = now if self._alone is None else self._alone
+        if now - self._alone >= self._limits.staleness:
+            name, ahead = observer.skew
+            which = 'none has come' if ahead is None else f'the nearest is {abs(ahead) * 1e-9:.3f} s ' + (
+                'older' if ahead > 0 else 'newer')
+            self.fault(self._clocks[name][1], f'{name}: no picture is paired with one: {which}, expected within '
+                                              'pairing_tolerance_s; compare the clocks of the senders', now)
+
     def forget(self) -> None:
         """Somebody has looked and called reset: the pose of now is right, and messages take the way they take now."""
         self._position = None
@@ -248,7 +263,7 @@ class Senses:
         for name, values in (('pose', self._measured), ('joints', self._joints[0])):
             if values is not None and self._still[name].update(values, float(np.linalg.norm(way))):
                 faults.append(Reason.POSE_FROZEN)
-        self._position, self._stamp = position, observation.stamp
+        self._position, self._stamp, self._alone = position, observation.stamp, None
         return tuple(faults)
 
     def _stray(self, stamp: int, position: np.ndarray, begins: bool) -> bool:
@@ -271,6 +286,11 @@ class Senses:
     def _way_in(self, seconds: float) -> float:
         """Return how far (m) the arm can go, whatever it was told."""
         return self._limits.max_speed * min(max(seconds, 0.0), PAUSE_S)
+
+    @property
+    def doubted(self) -> dict[str, int]:
+        """Messages of each source whose stamps no delay explains and that none confirmed at once."""
+        return {name: source.doubted for name, source in self.sources.items() if source.doubted}
 
     @property
     def situation(self) -> Situation:

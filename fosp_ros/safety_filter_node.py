@@ -181,6 +181,7 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
             return
         now = time.monotonic()
         observation = self.observer.take(now)
+        self.senses.unpaired(self.observer, now)
         if observation is not None:
             if self._waiting is not None:       # the next picture is here and the proposal for this one is not
                 self._decide(self._waiting, None)

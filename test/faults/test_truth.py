@@ -112,3 +112,30 @@ def test_a_camera_smaller_than_the_contract_stops_from_its_first_picture_on(stan
     since = len(cell.states)
     stand.reason('camera_invalid', since)
     assert stood(stand)
+
+
+@pytest.mark.parametrize('ahead', [0.08, 0.3], ids=['80 ms', '300 ms'])
+def test_a_camera_whose_clock_is_ahead_of_the_arms_is_named(stand, ahead):
+    """All of it is fresh, and nothing of it belongs together."""
+    cell = stand.ready()
+    since = len(cell.states)
+
+    def hurry(cell):
+        publish = cell._publish
+
+        def other(kind, message, *more):
+            if kind in ('image', 'command'):
+                at = messages.stamp_ns(message) + round(1e9 * ahead)
+                message.header.stamp.sec, message.header.stamp.nanosec = divmod(at, 10**9)
+            publish(kind, message, *more)
+        cell._publish = other
+    cell.inject(hurry)
+    try:
+        stand.reason('pose_stale', since)
+        assert stood(stand)
+        wait_for(lambda: 'ee_pose' in cell.report()[1]['unpaired'], 3.0, 'the report')
+        assert f'{ahead:.3f} s older' in stand.child.text
+    finally:
+        cell.inject(lambda cell: cell.__dict__.pop('_publish'))
+        time.sleep(0.5)
+        stand.call('reset', Trigger.Request())      # the camera's clock is set back: its pictures look late

@@ -5,9 +5,11 @@
 import math
 
 import pytest
-from filter_desk import MOVING, ZERO, Desk
+from filter_cell import CONTRACT
+from filter_desk import MOVING, ZERO, Desk, ns
 
 from fosp_core.safety.reasons import Reason
+from fosp_ros.observing import Observer
 
 JUMP = (Reason.POSE_JUMP,)
 
@@ -133,3 +135,44 @@ def test_a_first_picture_smaller_than_the_contract_is_refused_and_sets_no_form(d
 @pytest.mark.parametrize('size', [(64, 65), (480, 640)])
 def test_a_first_picture_larger_than_the_contract_is_resized(desk, size):
     assert desk.picture(0.0, size=size).shape == (64, 64, 3) and desk.faults(0.0) == set()
+
+
+# -- pictures without a pose ------------------------------------------------------------------------------------------
+def paired(desk, skew, ticks=10, start=0, poses=True):
+    """Camera and arm whose clocks differ by `skew` s; returns the faults after each tick."""
+    for k in range(start, start + ticks):
+        t = 0.1 * k
+        if poses:
+            desk.observer.put('ee_pose', ns(t), desk.pose(t), None, t)
+        pixels = desk.picture(t, made=t + skew)
+        if pixels is not None:
+            desk.observer.put('image', ns(t + skew), pixels, None, t)
+        observation = desk.observer.take(t + 0.02)
+        desk.senses.unpaired(desk.observer, t + 0.02)
+        if observation is not None:
+            desk.senses.watch(observation, ZERO, desk.senses.begins(observation))
+        yield desk.faults(t + 0.02)
+
+
+@pytest.mark.parametrize(('skew', 'text'), [(0.06, '0.060 s older'), (3600.0, '3600.000 s older')])
+def test_pictures_that_no_pose_is_paired_with_are_stale_after_a_while(desk, skew, text):
+    desk.observer = Observer(CONTRACT, 0.05, 0.01)
+    assert not any(paired(desk, 0.04))
+    found = list(paired(desk, skew, start=20))
+    if skew < 0.1:      # else the stamp alone is in doubt once
+        assert found == [set()] * 3 + [{Reason.POSE_STALE}] * 7
+    assert found[-1] == {Reason.POSE_STALE} and text in desk.lines[-1] and desk.lines[-1].startswith('pose_stale: ')
+    assert not any(list(paired(desk, 0.04, start=400))[2:])
+
+
+def test_a_picture_now_and_then_without_a_pose_is_no_fault(desk):
+    desk.observer = Observer(CONTRACT, 0.05, 0.01)
+    for start in range(0, 40, 4):
+        assert not any(paired(desk, 0.06 if start % 8 else 0.0, ticks=3, start=start))
+        assert not any(paired(desk, 0.04, ticks=1, start=start + 3))
+    assert desk.observer.unpaired == {'ee_pose': 15}
+
+
+def test_without_any_pose_the_fault_says_so(desk):
+    desk.observer = Observer(CONTRACT, 0.05, 0.01)
+    assert list(paired(desk, 0.0, poses=False))[-1] == {Reason.POSE_STALE} and 'none has come' in desk.lines[-1]
