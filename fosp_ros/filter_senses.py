@@ -74,6 +74,7 @@ class Senses:
         self._position: np.ndarray | None = None    # of the newest observation that was believed
         self._measured: np.ndarray | None = None    # the newest there is
         self._heard: collections.deque[tuple[int, np.ndarray]] = collections.deque(maxlen=HEARD)    # since a tick
+        self._arrival = -np.inf
         self._borders = {True: -np.inf, False: -np.inf}     # when the filter last began anew: by label, by stamps
         self._stamp: int | None = None
         self._dropped, self._alone = 0, None    # pictures without companions, and since when there is nothing else
@@ -248,9 +249,9 @@ class Senses:
         if begins:
             for frozen in (*self._frozen.values(), *self._still.values()):
                 frozen.reset()
-        jumped = not begins and position is not None and self._position is not None \
-            and np.linalg.norm(position - self._position - way) - self._way_in(
-                1e-9 * (observation.stamp - self._stamp) - self._limits.period) > self._limits.max_jump
+        jumped = position is not None and self._position is not None and not first \
+            and np.linalg.norm(position - self._position - way) - self._way_since(observation, begins) \
+            > self._limits.max_jump
         if jumped:
             # What it was before goes on being believed: a pose that stays shifted must not be taken for the new truth.
             position = self._position + way
@@ -264,6 +265,7 @@ class Senses:
             if values is not None and self._still[name].update(values, float(np.linalg.norm(way))):
                 faults.append(Reason.POSE_FROZEN)
         self._position, self._stamp, self._alone = position, observation.stamp, None
+        self._arrival = observation.arrived
         return tuple(faults)
 
     def _stray(self, stamp: int, position: np.ndarray, begins: bool) -> bool:
@@ -278,14 +280,16 @@ class Senses:
         else:
             heard = self._heard
             known += [(self._stamp, self._position)] if self._position is not None else []
-        far = [math.dist(at, where) - self._way_in(1e-9 * abs(when - then)) for then, where in known
-               for when, at in heard]
+        far = [math.dist(at, where) - self._limits.max_speed * min(1e-9 * abs(when - then), PAUSE_S)
+               for then, where in known for when, at in heard]
         self._heard.clear()
         return max(far, default=0.0) > self._limits.max_jump
 
-    def _way_in(self, seconds: float) -> float:
-        """Return how far (m) the arm can go, whatever it was told."""
-        return self._limits.max_speed * min(max(seconds, 0.0), PAUSE_S)
+    def _way_since(self, observation: Observation, begins: bool) -> float:
+        """Return how far (m) the arm can have gone since the last tick beyond what one period of the command says."""
+        if begins:      # a pause, or stamps of another clock: only arrivals tell
+            return self._limits.max_speed * (observation.arrived - self._arrival)
+        return self._limits.max_speed * max(1e-9 * (observation.stamp - self._stamp) - self._limits.period, 0.0)
 
     @property
     def doubted(self) -> dict[str, int]:

@@ -25,9 +25,10 @@ def second(stand):
     made, timers = [], []
 
     def make(kind, topic, profile, period, publish):
-        made.append(stand.cell.create_publisher(kind, topic, profile))
-        wait_for(made[-1].get_subscription_count, 5.0, f'a subscriber of {topic}')
-        timers.append(stand.cell.create_timer(period, lambda: publish(made[-1])))
+        publisher = stand.cell.create_publisher(kind, topic, profile)
+        made.append(publisher)
+        wait_for(publisher.get_subscription_count, 5.0, f'a subscriber of {topic}')
+        timers.append(stand.cell.create_timer(period, lambda: publish(publisher)))
     yield make
     for timer in timers:
         stand.cell.destroy_timer(timer)
@@ -74,18 +75,16 @@ def test_a_bag_that_is_played_onto_live_topics_stops(stand, second):
     wait_for(lambda: '2 publishers on image, expected one' in cell.report()[0].message, 3.0, 'the report')
 
 
-def test_one_picture_of_the_future_costs_one_tick_at_most(stand):
+def test_one_picture_of_the_future_makes_the_others_not_late(stand):
     cell = stand.ready()
-    since, count = len(cell.states), len(cell.log)
 
     def hurry(cell):
         stamp = time.time_ns() + 2 * 10**9
         cell.out['image'].publish(messages.fill(CONTRACT, 'image', Image(), stamp, np.zeros((64, 64, 3), np.uint8)))
     cell.inject(hurry)
-    wait_for(lambda: len(cell.log) >= count + 30, 5.0, 'thirty more commands')
-    words = {m.message for _, m in cell.states[since:]}
-    assert words <= {'ok', 'late_hold', 'limit_acceleration'}, words
-    assert sum(not s.command.any() for s in cell.log[count:]) <= 2
+    begin = time.time_ns()
+    wait_for(lambda: all(s.command.any() and s.at > begin + 25e8 for s in cell.log[-10:]), 8.0, 'motion as before')
+    wait_for(lambda: "'image': 1" in cell.report()[1]['doubted'], 3.0, 'the report')
 
 
 @pytest.fixture

@@ -82,6 +82,17 @@ def test_pictures_that_were_lost_leave_the_arm_its_way(desk, lost):
     assert desk.tick(2 * passed, at=aside(2 * speed * passed + 0.063), last=ZERO) == JUMP
 
 
+def test_after_a_pause_the_pose_is_where_the_arm_can_have_gone_meanwhile(desk):
+    reach = 0.06 + 0.42 * 1.2
+    desk.tick(0.0, last=ZERO, begins=True)
+    assert desk.tick(1.2, at=aside(reach - 0.002), last=ZERO, begins=True) == ()
+    assert desk.tick(2.4, at=aside(-0.004), last=ZERO, begins=True) == JUMP
+    assert desk.tick(2.5, at=aside(-0.004), last=ZERO) == JUMP      # and it stays so
+    desk.senses.forget()
+    assert desk.tick(2.6, at=aside(-0.004), last=ZERO) == ()
+    assert desk.tick(3.8, at=aside(0.6), first=True, last=ZERO, begins=True) == ()      # an episode begins anywhere
+
+
 # -- senders with another clock ---------------------------------------------------------------------------------------
 SENDERS = {'picture': Reason.CAMERA_INVALID, 'pose': Reason.POSE_INVALID, 'joints': Reason.JOINTS_INVALID}
 
