@@ -38,12 +38,12 @@ def second(stand):
     stand.call('reset', Trigger.Request())      # what jumped would be remembered for ten seconds
 
 
-def stood(stand, seconds=1.0):
-    """Wait, and return whether no command moved the arm meanwhile."""
-    begin = time.time_ns()
-    time.sleep(seconds)
-    sent = [s.command for s in stand.cell.log if s.at > begin]
-    return len(sent) > 5 * seconds and not any(v.any() for v in sent)
+def stands(stand, seconds=1.0):
+    """Wait until stops alone have been sent for so long: a loaded computer may hold up what is at fault, too."""
+    def silent():
+        sent = [s.command for s in list(stand.cell.log) if s.at > time.time_ns() - 1e9 * seconds]
+        return len(sent) > 5 * seconds and not any(v.any() for v in sent)
+    wait_for(silent, 10.0, f'{seconds} s of stops alone')
 
 
 def test_a_second_publisher_of_the_pose_stops_and_is_named(stand, second):
@@ -55,7 +55,7 @@ def test_a_second_publisher_of_the_pose_stops_and_is_named(stand, second):
                                         cell.position + [0.0, 0.15, 0.0]))
     second(PoseStamped, 'ee_pose', qos.STATE, 0.01, publish)
     stand.reason('pose_jump', since)
-    assert stood(stand)
+    stands(stand)
     wait_for(lambda: '2 publishers on ee_pose, expected one' in cell.report()[0].message, 3.0, 'the report')
 
 
@@ -71,7 +71,7 @@ def test_a_bag_that_is_played_onto_live_topics_stops(stand, second):
     second(Image, 'image', qos.IMAGE, 0.1, lambda publisher: publisher.publish(messages.fill(
         CONTRACT, 'image', Image(), time.time_ns() - away, pixels)))
     stand.reason('camera_invalid', since)
-    assert stood(stand, 2.0)
+    stands(stand, 2.0)
     wait_for(lambda: '2 publishers on image, expected one' in cell.report()[0].message, 3.0, 'the report')
 
 
@@ -110,7 +110,7 @@ def test_a_camera_smaller_than_the_contract_stops_from_its_first_picture_on(stan
     anew()
     since = len(cell.states)
     stand.reason('camera_invalid', since)
-    assert stood(stand)
+    stands(stand)
 
 
 @pytest.mark.parametrize('ahead', [0.08, 0.3], ids=['80 ms', '300 ms'])
@@ -131,7 +131,7 @@ def test_a_camera_whose_clock_is_ahead_of_the_arms_is_named(stand, ahead):
     cell.inject(hurry)
     try:
         stand.reason('pose_stale', since)
-        assert stood(stand)
+        stands(stand)
         wait_for(lambda: 'ee_pose' in cell.report()[1]['unpaired'], 3.0, 'the report')
         wait_for(lambda: f'{ahead:.3f} s older' in stand.child.text, 12.0, 'the line')      # one in five seconds
     finally:

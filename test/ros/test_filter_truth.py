@@ -42,7 +42,7 @@ def test_a_second_pose_is_a_jump_on_the_first_tick_and_in_a_new_episode_too(desk
     desk.pose(0.0)
     desk.pose(0.01, aside(0.15))
     assert desk.watch(0.0, begins=True) == JUMP
-    desk.pose(0.1, aside(0.3))      # an episode begins elsewhere, its label is late
+    desk.pose(0.1)                  # of the episode before; the next one begins elsewhere
     desk.pose(0.2, aside(0.3))
     assert desk.watch(0.2, at=aside(0.3), first=True, begins=True) == ()
 
