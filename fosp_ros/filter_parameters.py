@@ -56,7 +56,7 @@ PARAMETERS = (
       high=1.0, read_only=True),
     P('joint_ahead_s', 'double', 0.3, 'Motion of this time must fit before a joint limit.', unit='s', low=0.0,
       high=5.0, read_only=True),
-    P('max_jump', 'double', 0.10, 'A measured step larger than the command explains by this much stops.', unit='m',
+    P('max_jump', 'double', 0.06, 'A measured step larger than the command explains by this much stops.', unit='m',
       low=0.001, high=10.0, read_only=True),
     P('frozen_distance', 'double', 0.03, 'Motion without a changed picture that means a frozen camera.', unit='m',
       low=0.001, high=1.0, read_only=True),

@@ -8,6 +8,7 @@ The filter node imports it, and is made with the mixin Reporting.
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
@@ -75,14 +76,13 @@ def log_line(reason: Reason, before: Reason | None) -> tuple[bool, str] | None:
 
 
 def health(reason: Reason, weak: list[str], foreign: int, refusal: str, trouble: str = '',
-           commanders: int = 1, versions: str = '') -> tuple[bytes, str]:
+           publishers: Mapping[str, int] | None = None, versions: str = '') -> tuple[bytes, str]:
     """Return level and message for /diagnostics: the gravest first."""
     level = bytes([reason.level])
     if foreign > 0:
         return diagnostics.ERROR, f'{foreign} other publisher(s) on command_out: commands bypass the filter'
-    notes = []      # all of them: a weakened filter may refuse a model, too
-    if commanders > 1:
-        notes.append(f'{commanders} publishers on command_in, expected one')
+    # All of them: a weakened filter may refuse a model, too.
+    notes = [f'{n} publishers on {topic}, expected one' for topic, n in (publishers or {}).items() if n > 1]
     if weak:
         notes.append(f'weakened: {", ".join(weak)}')
     if refusal:
@@ -120,6 +120,10 @@ class Reporting:
         self._shown: Reason | None = None
         self.state_out = self.publish_on(DiagnosticStatus, 'safety_filter/state', qos.STATUS)
         self._remember_state = self.witness.remembered(DiagnosticStatus, self.state_out.topic_name)
+        # What arrives on them of a second node is no copy but another truth.
+        alone = ['command_in', *(of.topic for of in (*self.contract.vectors, *self.contract.cameras))]
+        alone += ['joint_states'] if self.limits.joint_names else []
+        self._alone = {topic: self.resolve_topic_name(topic) for topic in alone}
         self.versions = VersionWatch(f'{self.get_namespace().rstrip("/")}/learner')
         self.listen(DiagnosticArray, '/diagnostics', self.versions.on_report, qos.DIAGNOSTICS)
         diagnostics.Reporter(self, self._report)
@@ -162,14 +166,15 @@ class Reporting:
             weak += [f'calibration {text}' for text in filter_parameters.lax(slot.bundle.calibration)]
         foreign = self.count_publishers(self.command_out.topic_name) - 1
         self.foreign_publishers = max(self.foreign_publishers, foreign)
-        commanders = self.count_publishers(self._command_in)
+        publishers = {topic: self.count_publishers(name) for topic, name in self._alone.items()}
         values = {
             'version': slot.version, 'sha256': slot.bundle.sha256 if slot.bundle else '', 'swaps': slot.swaps,
             'refused_models': slot.refused, 'last_refusal': slot.refusal, 'rate_hz': f'{self.rate.rate:.2f}',
             **self.latency.values(), 'deadline_misses': self.deadline_misses, 'watchdog_fires': self.watchdog.fired,
             'watchdog_alive': self.watchdog.alive, 'weakened': ', '.join(weak),
-            'foreign_publishers': self.foreign_publishers, 'commanders': commanders,
+            'foreign_publishers': self.foreign_publishers, 'commanders': publishers['command_in'],
             'latch_file': str(self.latch_file.path or 'off'), 'latch_file_error': self.latch_file.error,
+            'unpaired': dict(self.observer.unpaired), 'doubted': self.senses.doubted,
             'learner_version': self.versions.version,
             **figures(self.state, self.senses.ages(time.monotonic()), self.compute),
             **self.witness.values()}
@@ -177,7 +182,7 @@ class Reporting:
         trouble = [f'audit cannot be written: {self.witness.trouble}'] * bool(self.witness.trouble)
         trouble += [f'latch cannot be kept: {self.latch_file.error}'] * bool(self.latch_file.error)
         return *health(self.state.record.reason, weak, foreign, refusal, '; '.join(trouble),
-                       commanders, self.versions.note(slot.version)), values
+                       publishers, self.versions.note(slot.version)), values
 
     def _warn_of_calibration(self) -> None:
         for text in filter_parameters.lax(self.slot.bundle.calibration):

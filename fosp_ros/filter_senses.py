@@ -7,6 +7,7 @@ never an exception.
 """
 
 import collections
+import math
 import re
 import time
 import zlib
@@ -21,11 +22,12 @@ from fosp_core.safety.filter import FilterInputs
 from fosp_core.safety.freshness import FrozenMeasurement, FrozenPicture, Source
 from fosp_core.safety.limits import FilterLimits, Situation
 from fosp_core.safety.reasons import Reason
-from fosp_ros.observing import Observation
+from fosp_ros.observing import Observation, Observer
 
-BORDER_S = 1.0  # between two first records: episodes are not that short, and each makes the filter forget
+BORDER_S = 1.0  # between two beginnings: neither episodes nor pauses are that short, and each makes the filter forget
 RATE_WINDOW, RATE_LEAST = 20, 0.7   # pictures whose mean interval must be at least this part of the period
 PAUSE_S = 1.0   # between two pictures: after it the recurrent state, the path and the last pose mean nothing any more
+HEARD = 128     # poses between two ticks that are looked at, the newest: a driver at 1 kHz sends 100
 _UNREADABLE = (AttributeError, IndexError, TypeError, ValueError)
 
 
@@ -60,17 +62,22 @@ class Senses:
         if limits.box_low and self._vector is None:
             raise FospError(f'parameter position_vector: contract {contract.name!r} has no vector {position_vector!r} '
                             f'of {limits.size} entries for the workspace box')
-        self.sources = {name: Source() for name in ('command', *contract.observation_names)}
-        if limits.joint_names:
-            self.sources['joints'] = Source()
+        # Where the sender's clock is at fault: what it is when it jumps to and fro, and when it is not believed.
+        self._clocks = {**{c.name: (Reason.CAMERA_INVALID, Reason.CAMERA_STALE) for c in contract.cameras},
+                        **{v.name: (Reason.POSE_INVALID, Reason.POSE_STALE) for v in contract.vectors},
+                        **({'joints': (Reason.JOINTS_INVALID, Reason.JOINTS_STALE)} if limits.joint_names else {})}
+        self.sources = {name: Source(contract.period) for name in ('command', *self._clocks)}
         self._frozen = {c.name: FrozenPicture(limits.frozen_distance) for c in contract.cameras}
         self._faults: dict[Reason, float] = {}      # fault -> when it was last seen
         self._joints: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
         self._still = {name: FrozenMeasurement(limits.frozen_distance) for name in ('pose', 'joints')}
         self._position: np.ndarray | None = None    # of the newest observation that was believed
         self._measured: np.ndarray | None = None    # the newest there is
-        self._border = -np.inf
+        self._heard: collections.deque[tuple[int, np.ndarray]] = collections.deque(maxlen=HEARD)    # since a tick
+        self._arrival = -np.inf
+        self._borders = {True: -np.inf, False: -np.inf}     # when the filter last began anew: by label, by stamps
         self._stamp: int | None = None
+        self._dropped, self._alone = 0, None    # pictures without companions, and since when there is nothing else
         self._forms: dict[str, tuple] = {}      # camera -> size (height, width) and encoding of its first picture
         self._rates = {c.name: collections.deque(maxlen=RATE_WINDOW) for c in contract.cameras}     # stamps, s
         self._answered: collections.deque[int] = collections.deque(maxlen=8)    # stamps of the newest proposals
@@ -79,8 +86,13 @@ class Senses:
     # -- messages -----------------------------------------------------------------------------------------------------
     def picture(self, spec, message, now: float) -> np.ndarray | None:
         """Return the pixels of the contract's size, or None with a fault noted."""
-        # Any size is resized, but one that changes is a camera in another mode: not what the model was calibrated on.
+        # A larger one is resized, but one that changes is a camera in another mode: not what the model was calibrated
+        # on. A smaller one holds less than the model was made for, and blown up it looks as good as any.
         form = message.height, message.width, message.encoding
+        if form[0] < spec.height or form[1] < spec.width:
+            self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: picture of {form[0]}x{form[1]}, expected at least '
+                                              f'{spec.height}x{spec.width}', now)
+            return None
         known = self._forms.get(spec.name, form)
         if form[2] != known[2] or form[:2] not in (known[:2], (spec.height, spec.width)):
             self.fault(Reason.CAMERA_INVALID, f'{spec.topic}: picture of {form[0]}x{form[1]} {form[2]} after '
@@ -135,6 +147,7 @@ class Senses:
             return None
         if spec.name == self._vector:
             self._measured = values[:self._limits.size].astype(np.float64)
+            self._heard.append((stamp_ns(message), self._measured))
         return values.astype(np.float32)
 
     def joints(self, message, now: float) -> None:
@@ -179,15 +192,40 @@ class Senses:
         self._faults[reason] = now
         self._warn(f'{reason.word}: {text}')
 
+    def unpaired(self, observer: Observer, now: float) -> None:
+        """Look whether the observer goes on dropping pictures, to which nothing of their time is known."""
+        count, before = observer.unpaired.total(), self._dropped
+        self._dropped = count
+        if count == before:
+            return
+        self._alone = now if self._alone is None else self._alone
+        if now - self._alone >= self._limits.staleness:
+            name, ahead = observer.skew
+            which = 'none has come' if ahead is None else f'the nearest is {abs(ahead) * 1e-9:.3f} s ' + (
+                'older' if ahead > 0 else 'newer')
+            self.fault(self._clocks[name][1], f'{name}: no picture is paired with one: {which}, expected within '
+                                              'pairing_tolerance_s; compare the clocks of the senders', now)
+
     def forget(self) -> None:
         """Somebody has looked and called reset: the pose of now is right, and messages take the way they take now."""
         self._position = None
+        self._heard.clear()
         for source in self.sources.values():
             source.forget()
 
     def _arrived(self, name: str, message, now: float) -> bool:
         """Note a message; False for one that is no newer than what is known, which nothing may be done with."""
-        return self.sources[name].arrived(stamp_ns(message) * 1e-9, now)
+        source = self.sources[name]
+        doubted, good = source.doubted, source.arrived(stamp_ns(message) * 1e-9, now)
+        if source.doubted > doubted and name in self._clocks:
+            jumps, stale = self._clocks[name]
+            if source.unsteady(now):
+                self._warn(f'{jumps.word}: {name}: stamps jump to and fro by seconds: two publishers, or a bag that is '
+                           'played onto live topics')
+            else:
+                self._warn(f'{stale.word}: {name}: stamp {stamp_ns(message)} cannot be of the clock of those before: '
+                           'not used until the next one confirms it')
+        return good
 
     # -- one tick -----------------------------------------------------------------------------------------------------
     def begins(self, observation: Observation) -> bool:
@@ -201,20 +239,24 @@ class Senses:
         last : the command (A,) that was sent in between, m/s.
         """
         faults, size = [], self._limits.size
-        if observation.label.is_first:
-            if observation.arrived - self._border < BORDER_S:
+        first = observation.label.is_first
+        if first or (begins and self._stamp is not None):   # each makes the filter forget: by label, or by stamps
+            if observation.arrived - self._borders[first] < BORDER_S:
                 faults.append(Reason.LABEL_INVALID)
-            self._border = observation.arrived
+            self._borders[first] = observation.arrived
         way = last * self._limits.period
         position = None if self._vector is None else observation.arrays[self._vector][:size].astype(np.float64)
         if begins:
             for frozen in (*self._frozen.values(), *self._still.values()):
                 frozen.reset()
-        elif position is not None and self._position is not None \
-                and np.linalg.norm(position - self._position - way) > self._limits.max_jump:
+        jumped = position is not None and self._position is not None and not first \
+            and np.linalg.norm(position - self._position - way) - self._way_since(observation, begins) \
+            > self._limits.max_jump
+        if jumped:
             # What it was before goes on being believed: a pose that stays shifted must not be taken for the new truth.
-            faults.append(Reason.POSE_JUMP)
             position = self._position + way
+        if jumped | (position is not None and self._stray(observation.stamp, position, begins)):
+            faults.append(Reason.POSE_JUMP)
         for camera in self._contract.cameras:
             digest = zlib.crc32(observation.arrays[camera.name]).to_bytes(4, 'little')
             if self._frozen[camera.name].update(digest, position, float(np.linalg.norm(way))):
@@ -222,8 +264,37 @@ class Senses:
         for name, values in (('pose', self._measured), ('joints', self._joints[0])):
             if values is not None and self._still[name].update(values, float(np.linalg.norm(way))):
                 faults.append(Reason.POSE_FROZEN)
-        self._position, self._stamp = position, observation.stamp
+        self._position, self._stamp, self._alone = position, observation.stamp, None
+        self._arrival = observation.arrived
         return tuple(faults)
+
+    def _stray(self, stamp: int, position: np.ndarray, begins: bool) -> bool:
+        """Return whether any pose since the last tick lies where the arm that is believed in cannot have been.
+
+        A picture is paired with one pose alone, and the limits are measured at the newest: a second publisher's may be
+        all but the paired ones. `stamp` (ns), `position` (m): those of this tick.
+        """
+        known = [(stamp, position)]
+        if begins:      # what came before may be of another episode
+            heard = [entry for entry in self._heard if entry[0] >= stamp]
+        else:
+            heard = self._heard
+            known += [(self._stamp, self._position)] if self._position is not None else []
+        far = [math.dist(at, where) - self._limits.max_speed * min(1e-9 * abs(when - then), PAUSE_S)
+               for then, where in known for when, at in heard]
+        self._heard.clear()
+        return max(far, default=0.0) > self._limits.max_jump
+
+    def _way_since(self, observation: Observation, begins: bool) -> float:
+        """Return how far (m) the arm can have gone since the last tick beyond what one period of the command says."""
+        if begins:      # a pause, or stamps of another clock: only arrivals tell
+            return self._limits.max_speed * (observation.arrived - self._arrival)
+        return self._limits.max_speed * max(1e-9 * (observation.stamp - self._stamp) - self._limits.period, 0.0)
+
+    @property
+    def doubted(self) -> dict[str, int]:
+        """Messages of each source whose stamps no delay explains and that none confirmed at once."""
+        return {name: source.doubted for name, source in self.sources.items() if source.doubted}
 
     @property
     def situation(self) -> Situation:
@@ -253,5 +324,6 @@ class Senses:
         """Return the inputs of a decision at `now`; `values` are the further fields of FilterInputs."""
         now = time.monotonic() if now is None else now
         recent = tuple(reason for reason, seen in self._faults.items() if now - seen <= self._limits.staleness)
+        clocks = tuple(jumps for name, (jumps, _) in self._clocks.items() if self.sources[name].unsteady(now))
         return FilterInputs(**{'proposal': None, **values}, ages=self.ages(now), situation=self.situation,
-                            faults=(*faults, *recent))
+                            faults=(*faults, *recent, *clocks))

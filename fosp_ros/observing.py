@@ -63,6 +63,7 @@ class Observer:
         self._tolerance, self._wait, self._labels = round(tolerance * 1e9), wait, labels
         self._period = contract.period * 1e9
         self.unpaired = collections.Counter()  # source -> pictures that were dropped for want of it
+        self.skew: tuple[str, int | None] = '', None   # of the newest of them: what it lacked, and ns that it was ahead
         self.overtaken = 0                     # pictures that came before the one before them was served
         self.clear()
 
@@ -122,6 +123,7 @@ class Observer:
         for name, entry in chosen.items():
             if entry is None or abs(entry[0] - stamp) > self._tolerance:
                 self.unpaired[name] += 1
+                self.skew = name, None if entry is None else stamp - entry[0]
                 return None
         label, missed = self._label_for(stamp)
         self._last_stamp = stamp

@@ -89,7 +89,6 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
             self._hear(message_class(vector.type), vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
         for camera in contract.cameras:
             self._hear(Image, camera.topic, functools.partial(self._on_image, camera), qos.IMAGE)
-        self._command_in = self.resolve_topic_name('command_in')
         self._hear(self._command_class, 'command_in', self._on_command, qos.PROPOSALS)
         self.listen(UInt8MultiArray, 'model', self._on_model, qos.LATCHED)
         self._serve_reset()
@@ -182,6 +181,7 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
             return
         now = time.monotonic()
         observation = self.observer.take(now)
+        self.senses.unpaired(self.observer, now)
         if observation is not None:
             if self._waiting is not None:       # the next picture is here and the proposal for this one is not
                 self._decide(self._waiting, None)

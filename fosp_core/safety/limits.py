@@ -41,7 +41,7 @@ class FilterLimits:
     joint_speed: tuple[float, ...] = ()         # rad/s
     joint_margin: float = 0.02                  # rad beyond a limit at which the measurement itself is a fault
     joint_ahead: float = 0.3                    # s of motion that must fit before a position limit
-    max_jump: float = 0.10                      # m between two poses beyond what the commands explain
+    max_jump: float = 0.06                      # m between two poses beyond what the commands explain
     frozen_distance: float = 0.03               # m of motion without a changed picture
     release: float = 0.3                        # s during which all must be well before motion
     ramp: float = 0.5                           # s from RAMP_START of the speed to all of it

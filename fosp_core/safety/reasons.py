@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 OK, WARN, ERROR = 0, 1, 2
 RESET = 'call `safety_filter/reset`'
+CLOCK = f'; when all of it is late and its clock is known to be right, {RESET}.'
 
 
 class Effect(enum.Enum):
@@ -43,18 +44,20 @@ class Reason(enum.Enum):
     NO_MODEL = ('no_model', Effect.STOP, ERROR, False, 'No verified and calibrated model is loaded.',
                 'Set the parameter `model` to a sound bundle: `fosp bundle verify DIR`.')
     IDLE = ('idle', Effect.STOP, WARN, False, 'No observation of any kind arrives.',
-            'Start the camera and the arm, or the simulated episodes.')
-    CAMERA_INVALID = ('camera_invalid', Effect.STOP, ERROR, False, 'A picture has the wrong encoding or size.',
-                      'Set the camera to what the contract says.')
+            'Start the camera and the arm, or the simulated episodes' + CLOCK)
+    CAMERA_INVALID = ('camera_invalid', Effect.STOP, ERROR, False,
+                      'A picture has the wrong encoding, size or rate, or stamps jump to and fro.',
+                      'Set the camera to what the contract says; let one node alone publish it.')
     CAMERA_STALE = ('camera_stale', Effect.STOP, ERROR, False, 'The newest picture is too old.',
-                    'Check the camera driver, its rate and its QoS (best effort).')
+                    'Check the camera driver, its rate and its QoS (best effort)' + CLOCK)
     CAMERA_FROZEN = ('camera_frozen', Effect.STOP, ERROR, False,
                      'Stamps advance but the picture does not change while the arm moves.',
                      'Restart the camera; look for a driver that repeats its last frame.')
-    POSE_INVALID = ('pose_invalid', Effect.STOP, ERROR, False, 'The measured pose holds NaN or infinity.',
-                    'Check the arm driver.')
+    POSE_INVALID = ('pose_invalid', Effect.STOP, ERROR, False,
+                    'The measured pose holds NaN or infinity, is of another frame, or stamps jump to and fro.',
+                    'Check the arm driver, and that only one node publishes the pose.')
     POSE_STALE = ('pose_stale', Effect.STOP, ERROR, False, 'The newest measured pose is too old.',
-                  'Check the arm driver and the topic of the pose.')
+                  'Check the arm driver and the topic of the pose' + CLOCK)
     POSE_FROZEN = ('pose_frozen', Effect.STOP, ERROR, False,
                    'Stamps advance but the measured pose or the joints repeat themselves while the arm is commanded.',
                    'Restart the arm driver.')
@@ -63,11 +66,12 @@ class Reason(enum.Enum):
                  'Check the arm driver, the frame and that only one node publishes the pose; when the pose is right, '
                  'call `safety_filter/reset`.')
     JOINTS_INVALID = ('joints_invalid', Effect.STOP, ERROR, False,
-                      'Joint states lack a guarded joint, or hold NaN or infinity.',
-                      'Compare `joint_names` with the arm driver.')
+                      'Joint states lack a guarded joint, hold NaN or infinity, or stamps jump to and fro.',
+                      'Compare `joint_names` with the arm driver; let one node alone publish them.')
     JOINTS_STALE = ('joints_stale', Effect.STOP, ERROR, False, 'The newest joint state is too old.',
-                    'Check the arm driver and the topic `joint_states`.')
-    LABEL_INVALID = ('label_invalid', Effect.STOP, ERROR, False, 'Episodes begin again and again within a second.',
+                    'Check the arm driver and the topic `joint_states`' + CLOCK)
+    LABEL_INVALID = ('label_invalid', Effect.STOP, ERROR, False,
+                     'Episodes, or stamps, begin again and again within a second.',
                      'Look at the publisher of `label`: the first record of an episode alone carries the button.')
     COMMAND_INVALID = ('command_invalid', Effect.STOP, ERROR, False,
                        'The proposed command holds NaN or infinity, or has the wrong length; all of it is rejected.',

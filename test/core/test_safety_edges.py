@@ -11,7 +11,7 @@ from fosp_core.errors import BundleError, FospError
 from fosp_core.safety import calibration as cal
 from fosp_core.safety.candidates import Candidates, candidates
 from fosp_core.safety.filter import FilterInputs, FilterState, ModelOutput, decide, reset
-from fosp_core.safety.freshness import FrozenPicture, Source
+from fosp_core.safety.freshness import DRIFT, FrozenPicture, Source
 from fosp_core.safety.limits import FilterLimits, Situation, apply_limits
 from fosp_core.safety.reasons import Reason, markdown
 
@@ -257,12 +257,24 @@ def test_a_switched_off_filter_scores_but_chooses_nothing():
 # --- freshness --------------------------------------------------------------------------------------------------------
 
 def test_clock_steps_and_repeats_are_counted_one_by_one():
-    source = Source()
+    source = Source(ahead=100.0)
     source.arrived(0.0, 0.0)
-    assert source.arrived(6.0, 1.0) and source.clock_steps == 0     # a drift of STEP itself is a delay yet
-    assert source.arrived(60.0, 2.0) and source.arrived(7.0, 3.0) and source.clock_steps == 2
-    for k in (1, 2):
-        assert not source.arrived(7.0 - k, 3.0 + 0.1 * k) and source.repeated == k
+    assert source.arrived(6.0 - DRIFT, 1.0) and source.clock_steps == 0     # STEP itself is none yet
+    assert not source.arrived(60.0, 2.0) and source.arrived(61.0, 3.0) and source.clock_steps == 1
+    assert source.arrived(61.5, 3.5)
+    for k, back in enumerate((0.0, 0.5, 4.4), 1):       # 5 s from where the clock was: out of order
+        assert not source.arrived(61.5 - back, 3.6) and source.repeated == k
+    assert source.doubted == 1 and not source.arrived(56.5, 3.6) and source.doubted == 2
+    assert source.arrived(56.6, 3.7) and source.clock_steps == 2 and source.repeated == 3
+
+
+def test_steps_of_a_clock_are_too_many_within_ten_seconds():
+    for apart, many in ((9.9, True), (10.0, False)):
+        source = Source()
+        source.arrived(0.0, 0.0)
+        assert not source.arrived(100.0, 0.0) and not source.arrived(-100.0, apart)
+        assert source.unsteady(apart) is many and source.unsteady(apart + 9.9) is many
+        assert not source.unsteady(apart + 10.0)
 
 
 def test_a_position_that_is_missing_now_and_then_or_comes_late():

@@ -70,10 +70,80 @@ def test_a_source_lies_behind_the_clock_that_another_one_shows():
 @pytest.mark.parametrize('step', [3600.0, -3600.0])
 def test_a_clock_that_is_set_is_no_delay(step):
     source = regular()
-    assert source.arrived(STAMP + 1.0 + step, NOW + 1.0)
-    assert source.age(NOW + 1.0) == pytest.approx(0.0) and source.clock_steps == 1
+    assert not source.arrived(STAMP + 1.0 + step, NOW + 1.0) and source.clock_steps == 0    # one alone proves nothing
+    assert source.age(NOW + 1.0) == pytest.approx(0.1, abs=1e-6)
     assert source.arrived(STAMP + 1.1 + step, NOW + 1.1)
-    assert source.age(NOW + 1.2) == pytest.approx(0.1)
+    assert source.age(NOW + 1.1) == pytest.approx(0.0) and source.clock_steps == 1
+    assert source.arrived(STAMP + 1.2 + step, NOW + 1.2)
+    assert source.age(NOW + 1.3) == pytest.approx(0.1) and not source.unsteady(NOW + 1.3)
+
+
+@pytest.mark.parametrize('ahead', [0.2, 2.0, 3600.0])
+def test_one_message_of_the_future_changes_nothing(ahead):
+    source = regular()
+    assert not source.arrived(STAMP + 1.0 + ahead, NOW + 0.95) and source.doubted == 1
+    regular(source=source, start=10, ticks=30)
+    assert source.age(NOW + 3.9) == pytest.approx(0.0, abs=1e-3) and source.clock_steps == 0
+    assert not source.unsteady(NOW + 4.0)
+
+
+def test_what_is_quicker_than_the_quickest_by_a_period_needs_a_second_one():
+    source = Source(ahead=0.1)
+    source.arrived(STAMP, NOW + 0.5)        # the first one was under way for long
+    assert source.arrived(STAMP + 0.1, NOW + 0.501)         # 0.099 s quicker
+    assert not source.arrived(STAMP + 0.2, NOW + 0.499)     # 0.102 s quicker still
+    assert not source.arrived(STAMP + 0.2, NOW + 0.4995), 'the same again is no second one'
+    assert source.arrived(STAMP + 0.3, NOW + 0.55) and source.age(NOW + 0.55) == pytest.approx(0.0)
+    assert source.arrived(STAMP + 0.4, NOW + 0.75) and source.age(NOW + 0.75) == pytest.approx(0.1, abs=1e-3)
+
+
+def test_what_was_in_doubt_is_confirmed_by_one_that_follows_it_alone():
+    source = regular()
+    for stamp in (3600.0, -3600.0, 3599.0, -1800.0):
+        assert not source.arrived(STAMP + stamp, NOW + 1.0)
+    assert not source.arrived(STAMP - 1800.0 - 1e-3, NOW + 1.1), 'older than it'
+    assert not source.arrived(STAMP - 1789.0, NOW + 1.2), 'another clock again'
+    assert source.arrived(STAMP - 1789.0 + 1e-3, NOW + 1.2) and source.doubted == 6 and source.clock_steps == 1
+
+
+@pytest.mark.parametrize('off', [-6.0, 6.0, -3600.0])
+@pytest.mark.parametrize('turn', [1, 2, 3])
+def test_stamps_of_two_clocks_by_turns_are_no_clock_that_was_set(off, turn):
+    source, found = Source(), []
+    for k in range(210):
+        at = 0.1 * k
+        source.arrived(STAMP + at + (off if 20 <= k < 100 and k // turn % 2 else 0.0), NOW + at)
+        found.append(source.unsteady(NOW + at))
+    assert not any(found[:20]) and all(found[20 + 3 * turn:198]) and not found[-1]
+
+
+def test_somebody_who_has_looked_ends_the_doubts():
+    source = regular()
+    for k in range(10, 14):
+        source.arrived(STAMP + 0.1 * k - 60.0 * (k % 2), NOW + 0.1 * k)
+    assert source.unsteady(NOW + 1.4)
+    source.forget()
+    assert not source.unsteady(NOW + 1.4)
+    assert not source.arrived(STAMP - 60.0, NOW + 1.4) and not source.unsteady(NOW + 1.4)   # the first one of its kind
+
+
+@pytest.mark.parametrize('late', [4.0, 6.0, 3600.0])
+def test_lateness_that_begins_with_a_gap_is_no_clock_that_was_set(late):
+    source = regular()
+    for k in range(10, 100):
+        assert source.arrived(STAMP + 0.1 * k, NOW + 0.1 * k + late)
+    assert source.clock_steps == 0 and source.age(NOW + 9.9 + late) == pytest.approx(late, abs=DRIFT * (late + 12.0))
+    for k in range(100, 200):       # what was delayed comes in time again: no clock either
+        source.arrived(STAMP + late + 0.1 * k, NOW + 0.1 * k + late)
+    assert source.clock_steps == 0 and source.age(NOW + 19.9 + late) == pytest.approx(0.0, abs=2e-3)
+
+
+def test_a_sender_with_a_paused_clock_is_late_until_somebody_has_looked():
+    source = regular(source=regular(), start=10)
+    source.arrived(STAMP + 2.0, NOW + 62.0)
+    assert source.age(NOW + 62.0) == pytest.approx(60.0, abs=0.01) and source.clock_steps == 0
+    source.forget()
+    assert source.arrived(STAMP + 2.1, NOW + 62.1) and source.age(NOW + 62.1) == 0.0
 
 
 def test_a_pause_is_no_clock_step():

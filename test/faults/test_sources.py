@@ -118,7 +118,7 @@ def test_a_pose_that_repeats_itself_stops_before_the_arm_has_gone_far(stand):
 
 
 def test_a_pose_that_stays_shifted_is_not_taken_for_the_truth(stand):
-    stand.rejected('pose shifted for good', 'pose_jump', setting(said=lambda at: at + [0.0, 0.15, 0.0]), 'pose')
+    stand.rejected('pose shifted for good', 'pose_jump', setting(said=lambda at: at + [0.0, 0.09, 0.0]), 'pose')
     cell = stand.cell
     time.sleep(1.5)
     assert cell.reason == 'pose_jump' and not any(s.command.any() for s in cell.log[-12:])
