@@ -63,7 +63,7 @@ def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, 
             yield episode
         if not own.episodes:
             raise DataError('; '.join([f'{path}: no complete episode', own.text(), *own.lines()]))
-        if not (own.counts.clean and not own.gaps):
+        if not own.counts.clean or own.gaps or own.unseen:
             _log.warning('%s: %s', path, own.text())
             for line in own.lines():
                 _log.warning('%s', line)

@@ -36,6 +36,7 @@ def describe(path: Path, contract: Contract, namespace: str | None = None) -> di
             'sr': success / report.episodes, 'cv': violation / report.episodes, 'policies': policies,
             'lost': c.lost, 'doubled': c.doubled, 'reordered': c.reordered, 'mismatched': c.mismatched,
             'restarts': c.restarts, 'gaps': report.gaps, 'single_steps': report.short, 'outside': report.outside,
+            'unseen_successes': report.unseen,
             'sources': {name: counts.to_dict() | {'text': counts.text()} for name, counts in report.topics.items()}}
 
 
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     print(f'SR {info["sr"]:.3f}, CV {info["cv"]:.3f} (fractions of episodes)')
     print(f'lost {info["lost"]} steps, doubled {info["doubled"]} messages, reordered {info["reordered"]}, '
           f'incomplete stamps {info["mismatched"]}, gaps {info["gaps"]}, restarts {info["restarts"]}, '
-          f'single steps dropped {info["single_steps"]}, records outside of episodes {info["outside"]}')
+          f'single steps dropped {info["single_steps"]}, records outside of episodes {info["outside"]}, '
+          f'ranges with success whose end was not seen {info["unseen_successes"]}')
     for name, counts in info['sources'].items():
         print(f'{name}: {counts["text"]}')
     return 0
