@@ -191,6 +191,8 @@ class RawImport:
             flags = value[2:]
             value = (*value[:2], *(now and not before for now, before in zip(flags, self._buttons)))
             self._buttons = flags
+        if restarted:
+            target.restart()
         target.push(Said(stamp, received, value))
 
     def episodes(self, messages: Iterator[tuple]) -> Iterator[Episode]:

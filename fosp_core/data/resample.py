@@ -127,13 +127,17 @@ class Events:
         return self._newest is not None and self._newest > stamp
 
     def has(self, stamp: int) -> bool:
-        """True when something was said up to `stamp`."""
-        return bool(self._waiting) and self._waiting[0].stamp <= stamp
+        """True when something was said up to `stamp`, since the clock was set back."""
+        return any(0 <= said.stamp <= stamp for said in self._waiting)
+
+    def restart(self) -> None:
+        """The clock was set back: what still waits was said before everything that comes now."""
+        self._waiting = collections.deque(said._replace(stamp=-1) for said in self._waiting)
 
     def take(self, stamp: int) -> list[Said]:
         """Return and forget what was said up to `stamp`, oldest first."""
         said = []
-        while self.has(stamp):
+        while self._waiting and self._waiting[0].stamp <= stamp:
             said.append(self._waiting.popleft())
         self.counts.used += len(said)
         return said

@@ -166,3 +166,33 @@ def test_a_success_whose_end_nobody_saw_is_counted(tmp_path, capsys, caplog):
     report = ImportReport()
     assert [e.success for e in read_episodes(path, still, report=report)] == [True, True] and report.unseen == 1
     assert '1 ranges with success whose end was not seen' in caplog.text
+
+
+def labels(tail, first=0):
+    """A label for each picture of 3 s: an episode from `first` to 2.8 s, a cost at 1.5 s; and on for `tail` labels."""
+    return [['/label', 'joy', at(k / 10) + 3_000_000, fb.joy(at(k / 10), [0, float(k == 15)], [k == first, k == 28, 0])]
+            for k in range(30 + tail)]
+
+
+def set_back(rows):
+    """The same rows once more, 4 s later, by a clock that was set back by a minute."""
+    for row in rows:
+        fb.stamped(row[3], int(row[2]) - 60_000_000_000, row[3].header.frame_id)
+    return [[row[0], row[1], row[2] + 4_000_000_000, row[3]] for row in rows]
+
+
+@pytest.mark.parametrize('tail', [0, 3])
+def test_a_label_left_over_blocks_none_after_the_clock_was_set_back(tmp_path, tail):
+    """The labels go on for longer than the camera. Eight messages in a row prove that a clock was set back."""
+    contract = fb.contract({**fb.IMPORT, 'label': {'topic': '/label'}})
+    rows = [*fb.scene(3.0), *labels(tail), *set_back([*fb.scene(3.0), *labels(tail, first=10)])]
+    found, report = load(fb.write(tmp_path / 'bag', sorted(rows, key=lambda r: r[2])), contract)
+    assert [len(costs) for _, costs in found] == [1, 1] and report.counts.restarts == 4
+
+
+def test_a_cost_left_over_at_a_set_clock_is_of_the_episode_before(tmp_path):
+    contract = fb.contract({**fb.IMPORT, 'cost': {'topic': '/label', 'type': 'sensor_msgs/Joy', 'field': 'axes[1]'}})
+    late = ['/label', 'joy', at(3.2) + 3_000_000, fb.joy(at(3.2), [0, 1.0], [])]
+    rows = [*fb.scene(3.0), *labels(2), late, *set_back([*fb.scene(3.0), *labels(0)])]
+    found, report = load(fb.write(tmp_path / 'bag', sorted(rows, key=lambda r: r[2])), contract)
+    assert [len(costs) for _, costs in found] == [2, 1] and found[0] == (2.9, [1.5, 2.9])
