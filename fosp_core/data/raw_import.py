@@ -27,6 +27,7 @@ from fosp_core.data.ranges import Ranges
 from fosp_core.data.resample import Events, Resampler, Said, Sample, Track
 from fosp_core.errors import DataError
 
+_CLOCKS_NS = 1_000_000_000      # beyond latency_s, how far stamps and receipt may lie apart and still be of one clock
 _STAMP = {0: struct.Struct('>iI'), 1: struct.Struct('<iI')}     # by the second byte of CDR
 
 
@@ -59,6 +60,11 @@ class _Feed:
         self.headed = has_header(store, source.type) and source.clock == 'header'
         self.target: Track | Events
         self.read: convert.Reader
+
+    @property
+    def by_receipt(self) -> bool:
+        """True when its messages are taken at their time of receipt."""
+        return not self.headed and not (self.source.type == TF and self.source.clock == 'header')
 
     def where(self, stamp: int) -> str:
         return f'{self.path}: {self.topic}, stamp {stamp}'
@@ -132,11 +138,12 @@ class RawImport:
         period = round(contract.period * 1e9)
         common = spec.tolerance_s or contract.period / 2
         near, cameras, vectors, events = {}, {}, {}, {}
-        for camera in contract.cameras:
+        for camera in contract.cameras:     # the first one leads
             source = spec.cameras[camera.name]
             feed = self._track(camera.name, source, heavy=True)
             feed.read, cameras[camera.name] = convert.camera(source, camera, feed.store), feed.target
             near[camera.name] = round((source.tolerance_s or common) * 1e9)
+        self._lead = next(f for feeds in self._feeds.values() for f in feeds)
         for name, source in spec.vectors.items():
             feed = self._track(name, source)
             read = convert.transform if source.type == TF else convert.vector
@@ -183,6 +190,8 @@ class RawImport:
         use, restarted = target.order.admit(stamp)
         if not use:
             return
+        if feed is self._lead and (restarted or feed.counts.messages == 1):
+            self._same_clock(stamp, received)
         if isinstance(target, Track):
             self._resampler.sample(target, sample, restarted)
             return
@@ -194,6 +203,16 @@ class RawImport:
         if restarted:
             target.restart()
         target.push(Said(stamp, received, value))
+
+    def _same_clock(self, stamp: int, received: int) -> None:
+        """Refuse topics without stamps beside pictures that are not stamped by the recorder's clock: nothing fits."""
+        away, allowed = stamp - received, round(self._spec.latency_s * 1e9) + _CLOCKS_NS
+        others = [f.topic for feeds in self._feeds.values() for f in feeds if f.by_receipt]
+        if abs(away) > allowed and others:
+            raise DataError(f'{self._lead.where(stamp)}: the picture was received at {received}, {-away * 1e-9:+.3f} s '
+                            f'from its stamp, but {", ".join(others)} without stamps goes by its time of receipt: '
+                            f'expected one clock within {allowed * 1e-9:g} s (import: clock: log takes the time of '
+                            f'receipt for all)')
 
     def episodes(self, messages: Iterator[tuple]) -> Iterator[Episode]:
         """Yield the episodes of `messages`: (connection, time of receipt, bytes) of `connections`."""
