@@ -155,7 +155,7 @@ def stored_messages(path, reader: Reader, connections: list) -> Iterator[tuple]:
         missing[connection.topic] += connection.msgcount
     storages = getattr(reader.storage, 'storages', [reader.storage])
     opened = [_byte(storage) for storage in storages]
-    stream, last, n = reader.messages(connections=connections), None, 0
+    stream, last, n = reader.messages(connections=_paired(connections, storages)), None, 0
     while True:
         try:
             last = connection, received, raw = next(stream)
@@ -173,6 +173,17 @@ def stored_messages(path, reader: Reader, connections: list) -> Iterator[tuple]:
         if count:
             raise DataError(f'{path}: {topic} has {-count:+d} messages against what the bag says of itself: '
                             f'truncated or damaged')
+
+
+def _paired(connections: list, storages: list) -> list:
+    """Return `connections` with the QoS that the files name.
+
+    The rosbags library takes a topic of metadata.yaml and one of a file for the same only if their QoS are equal, which
+    the bags of rosbag2 do not promise; unread, the topic would look truncated.
+    """
+    same = [c._replace(ext=x.ext) for storage in storages for x in storage.connections for c in connections
+            if (c.topic, c.msgtype) == (x.topic, x.msgtype)]
+    return same or connections
 
 
 def _byte(storage) -> int | None:

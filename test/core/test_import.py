@@ -41,6 +41,9 @@ STORAGES = {
     'one db3': lambda p, rows: next(fb.write(p, rows, 'sqlite3').glob('*.db3')),
     'split mcap': lambda p, rows: fb.split(p, rows),
     'split sqlite3': lambda p, rows: fb.split(p, rows, 'sqlite3'),
+    'mcap, another QoS in metadata.yaml': lambda p, rows: fb.with_qos(fb.write(p, rows)),
+    'sqlite3, another QoS': lambda p, rows: fb.with_qos(fb.write(p, rows, 'sqlite3', version=8)),
+    'split mcap, another QoS': lambda p, rows: fb.with_qos(fb.split(p, rows)),
 }
 
 
