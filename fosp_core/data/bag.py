@@ -198,6 +198,9 @@ def open_bag(path: Path | str) -> Iterator[Reader]:
     path = Path(path)
     if not path.exists():
         raise DataError(f'{path}: no such bag')
+    if path.is_file() and path.suffix not in ('.mcap', '.db3'):
+        hint = '; bags of ROS 1 go through `rosbags-convert` first' if path.suffix == '.bag' else ''
+        raise DataError(f'{path}: no bag of ROS 2: expected a folder of rosbag2, or a file .mcap or .db3{hint}')
     if path.is_dir() and not (path / 'metadata.yaml').is_file():
         from fosp_core.data.live_bag import mend  # late: it imports this module
         if (saved := mend(path)) is not None:
