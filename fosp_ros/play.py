@@ -58,10 +58,11 @@ def examine(path: Path, contract: Contract, namespace: str | None) -> tuple[int,
 
 def recorded(path: Path, contract: Contract, namespace: str | None = None) -> Iterator[tuple[int, str, bytes]]:
     """Yield (received, ns; kind; serialised message) of each replay message of a bag, in its order."""
-    from fosp_core.data.bag import find_topics, open_bag
+    from fosp_core.data.bag import find_topics, open_bag, stored_messages
     with open_bag(path) as reader:
         of = {topic: kind for kind, topic in find_topics(path, reader, contract, namespace).items()}
-        for connection, received, raw in reader.messages([c for c in reader.connections if c.topic in of]):
+        wanted = [c for c in reader.connections if c.topic in of]
+        for connection, received, raw in stored_messages(path, reader, wanted):
             yield received, of[connection.topic], bytes(raw)
 
 

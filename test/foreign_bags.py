@@ -168,6 +168,18 @@ def split(path: Path, rows: list, storage: str = 'mcap') -> Path:
     return path
 
 
+def with_qos(path: Path) -> Path:
+    """Give the topics of metadata.yaml a QoS that the files do not name, as some bags of rosbag2 have it."""
+    zero = {'sec': 0, 'nsec': 0}
+    qos = {'history': 3, 'depth': 0, 'reliability': 1, 'durability': 2, 'deadline': zero, 'lifespan': zero,
+           'liveliness': 1, 'liveliness_lease_duration': zero, 'avoid_ros_namespace_conventions': False}
+    data = yaml.safe_load((path / 'metadata.yaml').read_text())
+    for topic in data['rosbag2_bagfile_information']['topics_with_message_count']:
+        topic['topic_metadata']['offered_qos_profiles'] = yaml.safe_dump([qos])
+    (path / 'metadata.yaml').write_text(yaml.safe_dump(data))
+    return path
+
+
 def strip_definitions(path: Path) -> Path:
     """Take the definitions out of a sqlite3 bag: what Humble and older write."""
     with contextlib.closing(sqlite3.connect(next(path.glob('*.db3')))) as base:

@@ -63,7 +63,7 @@ def read_episodes(paths: Iterable[Path | str] | Path | str, contract: Contract, 
             yield episode
         if not own.episodes:
             raise DataError('; '.join([f'{path}: no complete episode', own.text(), *own.lines()]))
-        if not (own.counts.clean and not own.gaps):
+        if not own.counts.clean or own.gaps or own.unseen:
             _log.warning('%s: %s', path, own.text())
             for line in own.lines():
                 _log.warning('%s', line)
@@ -155,7 +155,7 @@ def stored_messages(path, reader: Reader, connections: list) -> Iterator[tuple]:
         missing[connection.topic] += connection.msgcount
     storages = getattr(reader.storage, 'storages', [reader.storage])
     opened = [_byte(storage) for storage in storages]
-    stream, last, n = reader.messages(connections=connections), None, 0
+    stream, last, n = reader.messages(connections=_paired(connections, storages)), None, 0
     while True:
         try:
             last = connection, received, raw = next(stream)
@@ -175,6 +175,17 @@ def stored_messages(path, reader: Reader, connections: list) -> Iterator[tuple]:
                             f'truncated or damaged')
 
 
+def _paired(connections: list, storages: list) -> list:
+    """Return `connections` with the QoS that the files name.
+
+    The rosbags library takes a topic of metadata.yaml and one of a file for the same only if their QoS are equal, which
+    the bags of rosbag2 do not promise; unread, the topic would look truncated.
+    """
+    same = [c._replace(ext=x.ext) for storage in storages for x in storage.connections for c in connections
+            if (c.topic, c.msgtype) == (x.topic, x.msgtype)]
+    return same or connections
+
+
 def _byte(storage) -> int | None:
     """Where an MCAP file is being read; None for others."""
     bio = getattr(storage, 'bio', None)
@@ -187,6 +198,9 @@ def open_bag(path: Path | str) -> Iterator[Reader]:
     path = Path(path)
     if not path.exists():
         raise DataError(f'{path}: no such bag')
+    if path.is_file() and path.suffix not in ('.mcap', '.db3'):
+        hint = '; bags of ROS 1 go through `rosbags-convert` first' if path.suffix == '.bag' else ''
+        raise DataError(f'{path}: no bag of ROS 2: expected a folder of rosbag2, or a file .mcap or .db3{hint}')
     if path.is_dir() and not (path / 'metadata.yaml').is_file():
         from fosp_core.data.live_bag import mend  # late: it imports this module
         if (saved := mend(path)) is not None:

@@ -35,8 +35,8 @@ def describe(path: Path, contract: Contract, namespace: str | None = None) -> di
     return {'bag': str(path), 'topics': topics, 'steps': c.steps, 'episodes': report.episodes,
             'sr': success / report.episodes, 'cv': violation / report.episodes, 'policies': policies,
             'lost': c.lost, 'doubled': c.doubled, 'reordered': c.reordered, 'mismatched': c.mismatched,
-            'restarts': c.restarts, 'unseen': c.unseen, 'gaps': report.gaps,
-            'single_steps': report.short, 'outside': report.outside,
+             'restarts': c.restarts, 'unseen': c.unseen, 'gaps': report.gaps,
+             'single_steps': report.short, 'outside': report.outside, 'unseen_successes': report.unseen,
             'sources': {name: counts.to_dict() | {'text': counts.text()} for name, counts in report.topics.items()}}
 
 
@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     print(f'lost {info["lost"]} steps, doubled {info["doubled"]} messages, reordered {info["reordered"]}, '
           f'incomplete stamps {info["mismatched"]}, gaps {info["gaps"]}, restarts {info["restarts"]}, '
           f'steps before the first one seen {info["unseen"]}, '
-          f'single steps dropped {info["single_steps"]}, records outside of episodes {info["outside"]}')
+          f'single steps dropped {info["single_steps"]}, records outside of episodes {info["outside"]}, '
+          f'ranges with success whose end was not seen {info["unseen_successes"]}')
     for name, counts in info['sources'].items():
         print(f'{name}: {counts["text"]}')
     return 0

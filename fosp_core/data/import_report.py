@@ -87,6 +87,7 @@ class ImportReport:
     gaps: int = 0       # times at which an episode was cut by missing steps
     short: int = 0      # single steps that make no episode
     outside: int = 0    # records of foreign bags that lie in no episode
+    unseen: int = 0     # ranges with success whose end no record shows: they give no success
     topics: dict[str, TopicCounts] = dataclasses.field(default_factory=dict)    # of foreign bags, `BAG: TOPIC`
 
     def text(self) -> str:
@@ -94,7 +95,8 @@ class ImportReport:
         c = self.counts
         return (f'{c.steps} steps in {self.episodes} episodes; {c.lost} steps lost, {c.doubled} messages doubled, '
                 f'{c.reordered} reordered, {c.mismatched} stamps incomplete, {self.gaps} gaps, {c.restarts} restarts'
-                + (f', {self.outside} records outside of episodes' if self.outside else ''))
+                + (f', {self.outside} records outside of episodes' if self.outside else '')
+                + (f', {self.unseen} ranges with success whose end was not seen' if self.unseen else ''))
 
     def lines(self) -> list[str]:
         """One line per topic."""
@@ -103,6 +105,6 @@ class ImportReport:
     def add(self, other: 'ImportReport') -> None:
         """Add what was met in another bag."""
         self.counts += other.counts
-        for name in ('episodes', 'gaps', 'short', 'outside'):
+        for name in ('episodes', 'gaps', 'short', 'outside', 'unseen'):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.topics.update(other.topics)

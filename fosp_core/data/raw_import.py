@@ -17,17 +17,18 @@ from rosbags.rosbag2 import Reader
 from fosp_core.contract import Contract
 from fosp_core.data import convert
 from fosp_core.data.definitions import Definitions, has_header
+from fosp_core.data.earnings import EPISODE, merge_of
 from fosp_core.data.episode import Episode
-from fosp_core.data.episode_marker import EPISODE, EpisodeMarker
+from fosp_core.data.episode_marker import EpisodeMarker
 from fosp_core.data.import_report import ImportReport, TopicCounts
 from fosp_core.data.import_spec import TF, ImportSpec, Source
 from fosp_core.data.joiner import ACTION, LABEL, EpisodeAssembler
 from fosp_core.data.ranges import Ranges
-from fosp_core.data.resample import Events, Resampler, Sample, Track
+from fosp_core.data.resample import Events, Resampler, Said, Sample, Track
 from fosp_core.errors import DataError
 
+_CLOCKS_NS = 1_000_000_000      # beyond latency_s, how far stamps and receipt may lie apart and still be of one clock
 _STAMP = {0: struct.Struct('>iI'), 1: struct.Struct('<iI')}     # by the second byte of CDR
-_MERGE = {'max': max, 'sum': lambda a, b: a + b, 'last': lambda a, b: b, 'hold': max}
 
 
 def resolve(path, reader: Reader, source: Source, namespace: str | None = None) -> list[Connection]:
@@ -59,6 +60,11 @@ class _Feed:
         self.headed = has_header(store, source.type) and source.clock == 'header'
         self.target: Track | Events
         self.read: convert.Reader
+
+    @property
+    def by_receipt(self) -> bool:
+        """True when its messages are taken at their time of receipt."""
+        return not self.headed and not (self.source.type == TF and self.source.clock == 'header')
 
     def where(self, stamp: int) -> str:
         return f'{self.path}: {self.topic}, stamp {stamp}'
@@ -132,11 +138,12 @@ class RawImport:
         period = round(contract.period * 1e9)
         common = spec.tolerance_s or contract.period / 2
         near, cameras, vectors, events = {}, {}, {}, {}
-        for camera in contract.cameras:
+        for camera in contract.cameras:     # the first one leads
             source = spec.cameras[camera.name]
             feed = self._track(camera.name, source, heavy=True)
             feed.read, cameras[camera.name] = convert.camera(source, camera, feed.store), feed.target
             near[camera.name] = round((source.tolerance_s or common) * 1e9)
+        self._lead = next(f for feeds in self._feeds.values() for f in feeds)
         for name, source in spec.vectors.items():
             feed = self._track(name, source)
             read = convert.transform if source.type == TF else convert.vector
@@ -152,7 +159,7 @@ class RawImport:
         if spec.label:
             feed = self._feed(LABEL, spec.label)
             feed.read = convert.label(spec.label, feed.store)
-            feed.target = events[LABEL] = Events(feed.counts, _joined)
+            feed.target = events[LABEL] = Events(feed.counts, merge_of(spec, LABEL))
             self._buttons = (False, False, False)
         signals = [(f'{kind}[{i}]', s, kind == 'reward') for kind in ('reward', 'cost')
                    for i, s in enumerate(getattr(spec, kind))]
@@ -161,10 +168,7 @@ class RawImport:
         for name, source, negative in signals:
             feed = self._feed(name, source)
             feed.read = convert.signal(source, feed.store, negative)
-            # Whether an episode runs is a state: it stands until the next message.
-            held = source.combine == 'hold' or name == EPISODE
-            merge = _MERGE['last' if name == EPISODE else source.combine]
-            feed.target = events[name] = Events(feed.counts, merge, held)
+            feed.target = events[name] = Events(feed.counts, merge_of(spec, name))
         lead = spec.cameras[contract.cameras[0].name].tolerance_s or common
         return Resampler(period, round(lead * 1e9), round(spec.latency_s * 1e9), cameras, vectors, action, events, near,
                          spec.action.pick, round(spec.action.hold_s * 1e9), idle,
@@ -186,6 +190,8 @@ class RawImport:
         use, restarted = target.order.admit(stamp)
         if not use:
             return
+        if feed is self._lead and (restarted or feed.counts.messages == 1):
+            self._same_clock(stamp, received)
         if isinstance(target, Track):
             self._resampler.sample(target, sample, restarted)
             return
@@ -194,7 +200,19 @@ class RawImport:
             flags = value[2:]
             value = (*value[:2], *(now and not before for now, before in zip(flags, self._buttons)))
             self._buttons = flags
-        target.push(stamp, value)
+        if restarted:
+            target.restart()
+        target.push(Said(stamp, received, value))
+
+    def _same_clock(self, stamp: int, received: int) -> None:
+        """Refuse topics without stamps beside pictures that are not stamped by the recorder's clock: nothing fits."""
+        away, allowed = stamp - received, round(self._spec.latency_s * 1e9) + _CLOCKS_NS
+        others = [f.topic for feeds in self._feeds.values() for f in feeds if f.by_receipt]
+        if abs(away) > allowed and others:
+            raise DataError(f'{self._lead.where(stamp)}: the picture was received at {received}, {-away * 1e-9:+.3f} s '
+                            f'from its stamp, but {", ".join(others)} without stamps goes by its time of receipt: '
+                            f'expected one clock within {allowed * 1e-9:g} s (import: clock: log takes the time of '
+                            f'receipt for all)')
 
     def episodes(self, messages: Iterator[tuple]) -> Iterator[Episode]:
         """Yield the episodes of `messages`: (connection, time of receipt, bytes) of `connections`."""
@@ -215,7 +233,7 @@ class RawImport:
                 yield from assembled(marker.add(record))
         for record in resampler.records(None):
             yield from assembled(marker.add(record))
-        yield from assembled(marker.flush())
+        yield from assembled(marker.flush(resampler.left()))
         if (episode := assembler.flush()) is not None:
             yield self._finished(episode, marker)
         report.gaps, report.short = assembler.gaps, assembler.short
@@ -245,7 +263,3 @@ def _distribution(reader: Reader) -> str | None:
     """What the bag says of itself, when it is one whose definitions are known here."""
     from fosp_core.data.definitions import DISTRIBUTIONS
     return reader.ros_distro if reader.ros_distro in DISTRIBUTIONS else None
-
-
-def _joined(a: tuple, b: tuple) -> tuple:
-    return (max(a[0], b[0]), max(a[1], b[1]), *(x or y for x, y in zip(a[2:], b[2:])))

@@ -11,7 +11,7 @@ companions, is a gap: no episode crosses it. No picture is used twice and nothin
 import collections
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ _FOLLOW = 10            # the next beats are moved by a beat's error divided by 
 _BACK = 8               # older messages in a row after which the clock was set back, not the messages reordered
 _EVENTS = 4096          # labels that wait for a picture before old ones are merged
 _SWEEP = 16             # messages after which samples that nobody wanted are dropped
+_NEVER = 2 ** 63 - 1     # ns; after every stamp
 _RAW = 4                # pictures of a further camera that wait undecoded; older ones are made small at once
 
 
@@ -96,48 +97,65 @@ class Track:
             samples.popleft()
 
 
+class Said(NamedTuple):
+    """One message of a label or signal: stamp and time of receipt (ns), and what it says."""
+
+    stamp: int
+    received: int
+    value: Any
+
+
 class Events:
     """What a label or signal said since the last record; `merge(a, b)` says what two of them make together."""
 
-    def __init__(self, counts: TopicCounts, merge: Callable, hold: bool = False):
+    def __init__(self, counts: TopicCounts, merge: Callable):
         self.counts, self.order = counts, Ordered(counts)
-        self._merge, self._hold = merge, hold
-        self._waiting: collections.deque[tuple[int, Any]] = collections.deque()
-        self._newest = self._held = None
+        self._merge = merge
+        self._waiting: collections.deque[Said] = collections.deque()
+        self._newest: int | None = None
 
-    def push(self, stamp: int, value) -> None:
+    def push(self, said: Said) -> None:
         """Append the newest."""
-        self._newest = stamp
-        self._waiting.append((stamp, value))
+        self._newest = said.stamp
+        self._waiting.append(said)
         if len(self._waiting) > _EVENTS:
-            (_, a), (stamp, b) = self._waiting.popleft(), self._waiting.popleft()
-            self._waiting.appendleft((stamp, self._merge(a, b)))
+            a, b = self._waiting.popleft(), self._waiting.popleft()
+            self._waiting.appendleft(b._replace(value=self._merge(a.value, b.value)))
 
     def beyond(self, stamp: int) -> bool:
         """True when nothing at or before `stamp` can come any more."""
         return self._newest is not None and self._newest > stamp
 
-    def take(self, stamp: int):
-        """Return and forget what was said up to `stamp`, merged; None when nothing was (and nothing is held)."""
-        merged = self._held if self._hold else None
-        while self._waiting and self._waiting[0][0] <= stamp:
-            _, value = self._waiting.popleft()
-            merged = value if merged is None else self._merge(merged, value)
-            self._held = value
-            self.counts.used += 1
-        return merged
+    def has(self, stamp: int) -> bool:
+        """True when something was said up to `stamp`, since the clock was set back."""
+        return any(0 <= said.stamp <= stamp for said in self._waiting)
+
+    def restart(self) -> None:
+        """The clock was set back: what still waits was said before everything that comes now."""
+        self._waiting = collections.deque(said._replace(stamp=-1) for said in self._waiting)
+
+    def take(self, stamp: int) -> list[Said]:
+        """Return and forget what was said up to `stamp`, oldest first."""
+        said = []
+        while self._waiting and self._waiting[0].stamp <= stamp:
+            said.append(self._waiting.popleft())
+        self.counts.used += len(said)
+        return said
 
 
 @dataclasses.dataclass
 class Record:
-    """One step of a foreign bag; `events` by name is what each label or signal said since the record before."""
+    """One step of a foreign bag; `events` by name is what each label or signal said since the record before.
+
+    Where a gap is before it, that includes what was said in the gap.
+    """
 
     stamp: int
     received: int
     images: dict[str, np.ndarray]
     vectors: dict[str, np.ndarray]
     action: np.ndarray
-    events: dict[str, Any]
+    events: dict[str, list[Said]]
     gap: bool           # records are missing before this one
 
 
@@ -237,6 +255,10 @@ class Resampler:
                 track.forget(-1, now - self._horizon)
         return found
 
+    def left(self) -> dict[str, list[Said]]:
+        """Return what was said after the last record; for the end of the bag."""
+        return {name: entry.take(_NEVER) for name, entry in self._events.items()}
+
     def _settled(self, beat: Sample, now: int) -> bool:
         """True when nothing that belongs to this picture can come any more."""
         if now < beat.received or now - beat.received > self._latency + self._window:
@@ -264,8 +286,7 @@ class Resampler:
         for track in (*self._paired, self._action):
             track.forget(stamp, -1)
         if not missing:
-            events = {name: entry.take(stamp) for name, entry in self._events.items()}
-            missing = [self._events[name].counts for name in self._needed if events[name] is None]
+            missing = [self._events[name].counts for name in self._needed if not self._events[name].has(stamp)]
         if missing:
             self._dropped = True
             if not final:       # the ragged end of a recording is nothing to report
@@ -277,6 +298,7 @@ class Resampler:
         for track in self._paired:
             track.counts.used += 1
         gap, self._dropped = self._dropped, False
+        events = {name: entry.take(stamp) for name, entry in self._events.items()}
         return Record(stamp, beat.sample.received, {n: found[n] for n in self._cameras},
                       {n: found[n] for n in self._vectors}, action, events, gap)
 

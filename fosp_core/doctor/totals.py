@@ -118,8 +118,8 @@ class Totals:
         self.violations += episode.violation
         self.cost_records += int((episode.cost[1:] > 0).sum())
         self.reward_records += int((episode.reward[1:] > 0).sum())
-        self.returns += float(episode.reward[np.isfinite(episode.reward)].sum())
-        self.costs += float(episode.cost[np.isfinite(episode.cost)].sum())
+        self.returns += _sum(episode.reward)
+        self.costs += _sum(episode.cost)
         gap = bool(episode.meta.get('gap'))
         self.fragments += gap
         self.unended += not gap and not episode.is_last[-1]
@@ -174,6 +174,11 @@ class Totals:
                         for name, t in self.cameras.items()},
             'vectors': {v.name: _table(v.fields, self.vectors[v.name]) for v in c.vectors},
             'action': _table(c.action.fields, self.action, 'saturated')}
+
+
+def _sum(values: np.ndarray) -> float:
+    """Sum of the finite ones; in double precision, in which no sum of float32 leaves the range."""
+    return float(values[np.isfinite(values)].sum(dtype=np.float64))
 
 
 def _table(fields: tuple[str, ...], spread: Spread, met: str | None = None) -> list[dict]:

@@ -41,6 +41,9 @@ STORAGES = {
     'one db3': lambda p, rows: next(fb.write(p, rows, 'sqlite3').glob('*.db3')),
     'split mcap': lambda p, rows: fb.split(p, rows),
     'split sqlite3': lambda p, rows: fb.split(p, rows, 'sqlite3'),
+    'mcap, another QoS in metadata.yaml': lambda p, rows: fb.with_qos(fb.write(p, rows)),
+    'sqlite3, another QoS': lambda p, rows: fb.with_qos(fb.write(p, rows, 'sqlite3', version=8)),
+    'split mcap, another QoS': lambda p, rows: fb.with_qos(fb.split(p, rows)),
 }
 
 
@@ -176,6 +179,26 @@ def test_no_stamp_means_the_time_of_receipt_and_is_said(tmp_path):
     assert levels(found[0]) == [3 * i for i in range(20)]
     found, report = load(path, fb.contract({**fb.IMPORT, 'clock': 'log'}))
     assert all(c.log_time == c.messages for c in report.topics.values()) and len(found[0]) == 20
+
+
+@pytest.mark.parametrize(('offset', 'refused'), [(-1_699_999_995.0, True), (20_000.0, True), (-2.5, True), (2.5, True),
+                                                 (-0.5, False), (1.5, False)])
+def test_topics_without_stamps_beside_another_clock_are_refused(tmp_path, offset, refused):
+    """Headers in simulated time, contacts by receipt: the costs were dropped, or all came at once, without a word."""
+    rows = [*fb.scene(3.0), ['/contact', 'bool', fb.START + 1_500_000_000, fb.data('bool', True)]]
+    for row in rows[:-1]:
+        fb.stamped(row[3], int(row[2]) - 3_000_000 + round(offset * 1e9), row[3].header.frame_id)
+    path = fb.write(tmp_path / 'bag', sorted(rows, key=lambda r: r[2]))
+    cost = {**fb.IMPORT, 'cost': {'topic': '/contact', 'type': 'std_msgs/msg/Bool'}}
+    if refused:
+        with pytest.raises(DataError, match=r'/cam/image_raw, stamp \d+: .* s from its stamp, but /contact without '
+                                            r'stamps .* within 2 s .*clock: log'):
+            load(path, fb.contract(cost))
+    else:
+        assert len(load(path, fb.contract(cost))[0]) == 1
+    episode, = load(path, fb.contract({**cost, 'clock': 'log'}))[0]
+    assert np.flatnonzero(episode.cost).tolist() == [15]
+    assert not load(path)[0][0].cost.any()          # nothing goes by receipt: any clock will do
 
 
 def test_two_cameras_are_paired_by_stamp(tmp_path):

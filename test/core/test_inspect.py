@@ -52,6 +52,29 @@ def test_errors_are_2_and_the_report_is_printed_all_the_same(folder, capsys):
     assert f'error    not-finite: {path}: episode 2, step 5: key reward' in capsys.readouterr().out
 
 
+def test_rewards_whose_sum_no_float32_holds_are_added_up(folder, capsys):
+    """The sum was infinite, and the JSON a traceback."""
+    path, episodes = folder
+    for number, episode in enumerate(episodes):
+        episode.reward[:], episode.cost[:] = 3e38, 3e38
+        episode.reward[3] = -np.inf
+        save_episode(path / f'{number}.npz', episode)
+    assert cli.main(['inspect', str(path), '--json', '-']) == 2
+    result = json.loads(capsys.readouterr().out)
+    assert result['mean_cost'] == pytest.approx(3e38 * 80 / 3, rel=1e-5)
+    assert result['mean_return'] == pytest.approx(3e38 * 77 / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(('name', 'hint'), [('old.bag', True), ('notes.txt', False), ('bag', False)])
+def test_a_file_that_is_no_bag_of_ros_2_is_named(tmp_path, capsys, name, hint):
+    path = tmp_path / name
+    path.write_bytes(b'#ROSBAG V2.0\n' + bytes(5000))
+    assert cli.main(['inspect', str(path)]) == 2
+    out = capsys.readouterr().out
+    assert f'{path}: no bag of ROS 2: expected a folder of rosbag2, or a file .mcap or .db3' in out
+    assert ('rosbags-convert' in out) == hint
+
+
 def test_packs_are_looked_at_without_validation(folder, tmp_path, contract, capsys):
     from fosp_core.data.pack import write_pack
     path, episodes = folder
