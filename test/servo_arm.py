@@ -5,6 +5,7 @@
 Subscription with the system's default QoS; commands in the planning frame, in speed units or unitless; a command whose
 stamp is older than `timeout` is not obeyed, and the arm halts; a loop at 100 Hz. Publishes the pose at 50 Hz, and what
 it did as diagnostics. With `forward:=true` it holds the last command for ever, as a forward_command_controller does.
+`poses_end:=0.3`: so long after its first motion it sends no more poses, or, with `freeze:=true`, the last over again.
 """
 
 import math
@@ -27,6 +28,9 @@ class ServoArm(Node):
         self.timeout = self.declare_parameter('incoming_command_timeout', 0.2).value
         self.scale = self.declare_parameter('scale', 1.0).value         # not 1: command_in_type is unitless
         self.forward = self.declare_parameter('forward', False).value
+        self.poses_end = self.declare_parameter('poses_end', math.inf).value
+        self.freeze = self.declare_parameter('freeze', False).value
+        self.began, self.last_pose = math.inf, None
         self.place, self.velocity = np.array([0.5, 0.0, 0.2]), np.zeros(3)
         self.command, self.obeyed, self.stale, self.foreign, self.moved = None, 0, 0, 0, 0.0
         self.create_subscription(TwistStamped, '~/delta_twist_cmds', self.take, qos_profile_system_default)
@@ -59,12 +63,18 @@ class ServoArm(Node):
         self.place = self.place + step * self.velocity
         self.moved += step * float(np.linalg.norm(self.velocity))
         self.ticks += 1
-        if self.ticks % 2 == 0:
+        if self.velocity.any():
+            self.began = min(self.began, mono)
+        if mono - self.began > self.poses_end:
+            if self.freeze:
+                self.pose.publish(self.last_pose)
+        elif self.ticks % 2 == 0:
             message = PoseStamped()
             message.header.stamp, message.header.frame_id = now.to_msg(), FRAME
             message.pose.position.x, message.pose.position.y, message.pose.position.z = map(float, self.place)
             message.pose.orientation.w = 1.0
             self.pose.publish(message)
+            self.last_pose = message
         if self.ticks % 5 == 0:
             values = {'obeyed': self.obeyed, 'stale': self.stale, 'foreign': self.foreign, 'moved': self.moved,
                       'speed': float(np.linalg.norm(self.velocity))}

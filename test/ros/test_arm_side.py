@@ -127,6 +127,18 @@ def test_a_driver_in_other_units_is_stopped_at_once(arm):
     assert max(heights) - min(heights) < 0.12       # at eight times the speed it would have been half a metre
 
 
+@pytest.mark.parametrize(('parameters', 'options'), [
+    ({'poses_end': 0.5, 'freeze': True}, ('--seconds', 4)),
+    ({'poses_end': 1.0}, ('--seconds', 1, '--trials', 1))])     # with the commands: it would look like a standstill
+def test_an_arm_is_not_driven_blind(arm, parameters, options):
+    watcher = arm(**parameters)
+    done = check('--move', '--speed', 0.05, *options)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stdout + done.stderr
+    assert '/arm/pose: no new pose for' in done.stderr and 'standstill after' not in done.stdout
+    wait_for(lambda: watcher.report['speed'] == 0.0, 5.0, 'a standstill')
+    assert watcher.report['moved'] < 0.1        # of 200 mm
+
+
 def test_what_is_missing_is_named(rig, kept_environment):
     done = check('--wait', 1.5)
     assert done.returncode == 2

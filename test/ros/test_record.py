@@ -22,7 +22,7 @@ from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.node import Node
 from ros_rig import wait_for
 from rosbags.rosbag2 import Reader
-from sensor_msgs.msg import Image, Joy, JointState
+from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import String
 
 from fosp_core.contract import Contract
