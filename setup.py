@@ -79,6 +79,7 @@ setup(
             'fosp = fosp_core.cli:main',
             'fosp_sim_bridge = fosp_sim.bridge_node:main',
             'fosp_realsense = fosp_ros.realsense_node:main',
+            'fosp_velocity_adapter = fosp_ros.velocity_adapter_node:main',
             'fosp_learner = fosp_ros.learner_node:main',
             'fosp_safety_filter = fosp_ros.safety_filter_node:main',
             'fosp_trainer = fosp_ros.trainer_node:main',

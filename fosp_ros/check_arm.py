@@ -29,6 +29,8 @@ from fosp_ros import graph
 
 LIMIT_S = 0.2
 REST_S, AFTER_S = 0.6, 1.5      # at rest before the first motion; watched after the last command of each
+BLIND_S = 0.3       # without a new pose nothing is commanded, and nothing is judged
+GLANCE_S = 0.02     # served at least in each period: a process that was held up finds its poses waiting
 AXES = 'xyz'
 
 
@@ -180,6 +182,7 @@ class Checker:
         """Return the noise of the position at rest, m; raise FospError when the arm moves by itself."""
         began = time.time()
         self._spin(REST_S)
+        self._watch()
         places = [p for t, p in self.samples if t >= began]
         noise = float(np.ptp(places)) if len(places) > 1 else 0.0
         if noise > 0.2 * self.args.speed * REST_S:
@@ -192,10 +195,12 @@ class Checker:
         args, since = self.args, time.time()
         start, last = self._heard[-1][2], since
         due = time.monotonic()
+        self._watch()
         while time.time() - since < args.seconds:
             last = self._send(sign * args.speed)
             due += self.contract.period
-            self._spin(max(0.0, due - time.monotonic()))
+            self._spin(max(GLANCE_S, due - time.monotonic()))
+            self._watch()
             way, longest = self._heard[-1][2] - start, args.speed * (time.time() - since)
             if abs(way) > 2.0 * longest + 0.01 or sign * way < -0.25 * longest - 0.005:
                 self._send(0.0)
@@ -205,7 +210,16 @@ class Checker:
         if not silent:
             last = self._send(0.0)
         self._spin(AFTER_S)
+        self._watch()       # poses that ended with the commands would look like a standstill
         return stop_of([s for s in self.samples if s[0] >= since - 0.2], last, noise)
+
+    def _watch(self) -> None:
+        """Command a standstill and raise FospError when the newest pose is too old, by arrival or by its stamp."""
+        # A pose whose stamp does not advance was not kept; what came late counts from its stamp on.
+        if (age := time.time() - self.samples[-1][0]) > BLIND_S:
+            self._send(0.0)
+            raise FospError(f'{self._pose.topic_name}: no new pose for {age:.2f} s, expected one every {BLIND_S:g} s: '
+                            'the arm would be driven blind; stopped')
 
     def _send(self, speed: float) -> float:
         command = np.zeros(self.contract.action.size)
@@ -226,7 +240,6 @@ class Checker:
         stamp = messages.stamp_ns(message)
         if not self._heard or 1e-9 * stamp > self._heard[-1][0]:     # a pose of the same time says nothing new
             self._heard.append((1e-9 * stamp, 1e-9 * at, messages.get_field(message, self._vector.fields[self._field])))
-
 
 
 def run(args: argparse.Namespace) -> int:

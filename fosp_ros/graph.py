@@ -83,11 +83,16 @@ class GraphOptions:
 CAMERAS = ('realsense',)
 TOPICS = ('image', 'ee_pose', 'joint_states', 'command_out', 'label')    # that a driver may call otherwise
 # Where an arm's own nodes listen and speak. For MoveIt Servo: its defaults on Jazzy, in a node called servo_node.
-ARMS = {'servo': {'command_out': '/servo_node/delta_twist_cmds', 'joint_states': '/joint_states'}}
-# name, executable, module, takes the model, only in simulation, critical; a camera is started when it is asked for
+# `velocity`: a ros2_control controller of Cartesian velocities, behind an adapter of ours.
+ARMS = {'servo': {'command_out': '/servo_node/delta_twist_cmds', 'joint_states': '/joint_states'},
+        'velocity': {'joint_states': '/joint_states'}}
+ADAPTERS = {'velocity': 'velocity_adapter'}
+# name, executable, module, takes the model, only in simulation, critical; a camera or an adapter is started when it is
+# asked for
 _TABLE = (
     ('sim_bridge', 'fosp_sim_bridge', 'fosp_sim.bridge_node', False, True, False),
     ('realsense', 'fosp_realsense', 'fosp_ros.realsense_node', False, False, False),
+    ('velocity_adapter', 'fosp_velocity_adapter', 'fosp_ros.velocity_adapter_node', False, False, True),
     ('learner', 'fosp_learner', 'fosp_ros.learner_node', True, False, False),
     ('safety_filter', 'fosp_safety_filter', 'fosp_ros.safety_filter_node', True, False, True),
     ('trainer', 'fosp_trainer', 'fosp_ros.trainer_node', True, False, False),
@@ -140,6 +145,7 @@ def build(options: GraphOptions = GraphOptions()) -> list[NodeSpec]:
     specs = []
     for name, executable, module, takes_model, simulated, critical in _TABLE:
         if (simulated and not options.sim) or (name in CAMERAS and name != options.camera) \
+                or (name in ADAPTERS.values() and name != ADAPTERS.get(options.arm)) \
                 or (options.nodes and name not in options.nodes):
             continue
         # Other cameras and other actions: another contract, and other limits for the filter.

@@ -124,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
 def _loop(session, args: argparse.Namespace, ended: threading.Event, keyboard: Keyboard | None, say) -> None:
     began = looked = time.monotonic()
     reported, told = began, None
+    say(f'looking for {", ".join(t.topic for t in session.topics)}')
     while not ended.is_set():
         session.spin()
         for word in keyboard.words() if keyboard else ():

@@ -285,7 +285,12 @@ class Session:
     def _on_command(self, topic: Topic, data: bytes, message, at: int) -> None:
         self._keep(topic, data, at)
         action = self.contract.action
-        values = [replay_messages.get_field(message, field) for field in action.fields]
+        try:
+            values = [replay_messages.get_field(message, field) for field in action.fields]
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            topic.fault = f'no {", ".join(action.fields)} in it ({error})'
+            self._spoilt(f'{topic.topic}: {topic.fault}')
+            return
         for field, value, low, high in zip(action.fields, values, action.low, action.high, strict=True):
             if not low - 0.01 * (high - low) <= value <= high + 0.01 * (high - low):
                 topic.fault = f'{field} is {value:g}, expected {low:g} to {high:g} {action.unit} as the contract says'

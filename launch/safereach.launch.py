@@ -20,7 +20,8 @@ ARGUMENTS = (
     ('namespace', graph.NAMESPACE, 'Namespace of all nodes.'),
     ('model', '', 'Folder of the model bundle; empty: the one that the package ships.'),
     ('params_file', '', 'Parameter file laid over config/*.yaml; empty: none.'),
-    ('task', '', f'Task of the simulation ({", ".join(graph.TASKS)}); empty: as in the parameter file.'),
+    ('task', '', f'Task of the simulation ({", ".join((*graph.TASKS, *graph.GROUND_TASKS))}); empty: as in the '
+                 'parameter file.'),
     ('sim', 'true', 'Simulated arm and camera. With false you start the camera and the arm.'),
     ('nodes', '', f'Only these nodes, with commas, of {", ".join(graph.NODE_NAMES)}; the others run elsewhere.'),
     ('camera', '', f'With sim:=false, a camera node of ours ({", ".join(graph.CAMERAS)}); empty: you start yours.'),

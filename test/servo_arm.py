@@ -5,6 +5,8 @@
 Subscription with the system's default QoS; commands in the planning frame, in speed units or unitless; a command whose
 stamp is older than `timeout` is not obeyed, and the arm halts; a loop at 100 Hz. Publishes the pose at 50 Hz, and what
 it did as diagnostics. With `forward:=true` it holds the last command for ever, as a forward_command_controller does.
+`array:=/x/commands` makes it one: it takes Float64MultiArray there in place of twists.
+`poses_end:=0.3`: so long after its first motion it sends no more poses, or, with `freeze:=true`, the last over again.
 """
 
 import math
@@ -17,6 +19,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.node import Node
 from rclpy.qos import qos_profile_system_default
+from std_msgs.msg import Float64MultiArray
 
 FRAME, LOOP_S, DECELERATION = 'panda_link0', 0.01, 2.0
 
@@ -27,9 +30,17 @@ class ServoArm(Node):
         self.timeout = self.declare_parameter('incoming_command_timeout', 0.2).value
         self.scale = self.declare_parameter('scale', 1.0).value         # not 1: command_in_type is unitless
         self.forward = self.declare_parameter('forward', False).value
+        self.array = self.declare_parameter('array', '').value
+        self.held = np.zeros(3)
+        self.poses_end = self.declare_parameter('poses_end', math.inf).value
+        self.freeze = self.declare_parameter('freeze', False).value
+        self.began, self.last_pose = math.inf, None
         self.place, self.velocity = np.array([0.5, 0.0, 0.2]), np.zeros(3)
         self.command, self.obeyed, self.stale, self.foreign, self.moved = None, 0, 0, 0, 0.0
-        self.create_subscription(TwistStamped, '~/delta_twist_cmds', self.take, qos_profile_system_default)
+        if self.array:
+            self.create_subscription(Float64MultiArray, self.array, self.hold, qos_profile_system_default)
+        else:
+            self.create_subscription(TwistStamped, '~/delta_twist_cmds', self.take, qos_profile_system_default)
         self.pose = self.create_publisher(PoseStamped, '/arm/pose', qos_profile_system_default)
         self.status = self.create_publisher(DiagnosticStatus, '~/report', 10)
         self.ticks, self.before = 0, time.monotonic()
@@ -41,8 +52,12 @@ class ServoArm(Node):
             return
         self.command = message
 
+    def hold(self, message):
+        assert len(message.data) == 6 and not any(message.data[3:])
+        self.held, self.obeyed = np.array(message.data[:3]), self.obeyed + 1
+
     def loop(self):
-        now, wanted = self.get_clock().now(), np.zeros(3)
+        now, wanted = self.get_clock().now(), self.held
         if self.command is not None:
             age = 1e-9 * now.nanoseconds - self.command.header.stamp.sec - 1e-9 * self.command.header.stamp.nanosec
             if self.forward or age < self.timeout:
@@ -59,12 +74,18 @@ class ServoArm(Node):
         self.place = self.place + step * self.velocity
         self.moved += step * float(np.linalg.norm(self.velocity))
         self.ticks += 1
-        if self.ticks % 2 == 0:
+        if self.velocity.any():
+            self.began = min(self.began, mono)
+        if mono - self.began > self.poses_end:
+            if self.freeze:
+                self.pose.publish(self.last_pose)
+        elif self.ticks % 2 == 0:
             message = PoseStamped()
             message.header.stamp, message.header.frame_id = now.to_msg(), FRAME
             message.pose.position.x, message.pose.position.y, message.pose.position.z = map(float, self.place)
             message.pose.orientation.w = 1.0
             self.pose.publish(message)
+            self.last_pose = message
         if self.ticks % 5 == 0:
             values = {'obeyed': self.obeyed, 'stale': self.stale, 'foreign': self.foreign, 'moved': self.moved,
                       'speed': float(np.linalg.norm(self.velocity))}

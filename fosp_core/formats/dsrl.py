@@ -6,14 +6,14 @@ N transitions in a row: `observations`, `next_observations` (N, n), `actions` (N
 `terminals`, `timeouts` (N,), of which one is set at the end of each episode. An episode of T records makes T - 1
 transitions. `observations` are the vectors of the contract, side by side; pictures, for which that layout has no place,
 lie in `images/NAME` and `next_images/NAME` (N, H, W, C). `infos/*` (N, ...) holds what transitions forget: stamps,
-counters, the first reward and cost of a fragment, its last action, and on the first row of an episode its meta.
+counters, the first reward and cost of a fragment, its last action, and on the first row of an episode its meta, as text
+of fixed length.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from fosp_core.contract import Contract
@@ -34,7 +34,7 @@ from fosp_core.formats.common import (
     to_action,
 )
 from fosp_core.formats.detect import PLAIN, Options
-from fosp_core.formats.hdf5 import append, dataset, opened, rows
+from fosp_core.formats.hdf5 import append, created, dataset, opened, rows, sparse_text
 from fosp_core.io import atomic_dir
 
 FILE = 'data.hdf5'
@@ -43,9 +43,9 @@ _LONGEST = 1_000_000    # transitions without an end: then ends are missing, and
 
 def write(path: Path, contract: Contract, episodes: Iterable[Episode]) -> dict:
     """Write `path`/data.hdf5; one episode in memory at a time."""
-    count = steps = 0
-    with atomic_dir(path) as folder, h5py.File(folder / FILE, 'w') as file:
-        # Fixed length: on damaged strings of any length the HDF5 library may not return.
+    count = steps = rows_so_far = 0
+    metas = {}
+    with atomic_dir(path) as folder, created(folder / FILE) as file:
         for key, text in zip(CONTRACT_KEYS, (contract.hash, json.dumps(contract.to_dict()))):
             file.attrs[key] = np.bytes_(text)
         for episode in checked(path, contract, episodes):
@@ -54,7 +54,9 @@ def write(path: Path, contract: Contract, episodes: Iterable[Episode]) -> dict:
                                 f'{int((episode.is_terminal & ~episode.is_last).argmax())}: this layout would end it')
             for key, values in _transitions(contract, episode).items():
                 append(file, key, values, compress='images/' in key)
-            count, steps = count + 1, steps + len(episode)
+            metas[rows_so_far] = meta_text(episode.meta)
+            count, steps, rows_so_far = count + 1, steps + len(episode), rows_so_far + len(episode) - 1
+        sparse_text(file, 'infos/meta', metas, rows_so_far)
     return {'episodes': count, 'steps': steps}
 
 
@@ -63,7 +65,6 @@ def _transitions(contract: Contract, e: Episode) -> dict[str, np.ndarray]:
     state = _state(contract, e)
     last = np.zeros(n, bool)
     last[-1] = True
-    meta = np.array([meta_text(e.meta)] + [''] * (n - 1), object)
     out = {'observations': state[:-1], 'next_observations': state[1:], 'actions': e.action[:-1],
            'rewards': e.reward[1:], 'costs': e.cost[1:], 'terminals': last & e.is_terminal[-1],
            'timeouts': last & ~e.is_terminal[-1]}
@@ -71,7 +72,7 @@ def _transitions(contract: Contract, e: Episode) -> dict[str, np.ndarray]:
         out |= {f'images/{name}': frames[:-1], f'next_images/{name}': frames[1:]}
     return out | {'infos/stamp': np.stack([e.stamp[:-1], e.stamp[1:]], 1), 'infos/step': e.step[:-1],
                   'infos/reward': e.reward[:-1], 'infos/cost': e.cost[:-1], 'infos/next_action': e.action[1:],
-                  'infos/is_last': e.is_last[1:], 'infos/meta': meta}
+                  'infos/is_last': e.is_last[1:]}
 
 
 def _state(contract: Contract, e: Episode) -> np.ndarray:
@@ -91,7 +92,9 @@ def read(path: Path, contract: Contract, options: Options = PLAIN) -> Iterator[E
     path = path / FILE if path.is_dir() else path
     with opened(path) as file:
         where = str(path)
-        same_contract(contract, *(file.attrs.get(key) for key in CONTRACT_KEYS), where)
+        with damage(where):
+            found = [file.attrs.get(key) for key in CONTRACT_KEYS]
+        same_contract(contract, *found, where)
         total = (*dataset(file, 'actions', where).shape, 0)[0]
         if not total:
             raise DataError(f'{where}: key actions is empty')

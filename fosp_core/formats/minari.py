@@ -35,7 +35,7 @@ from fosp_core.formats.common import (
     to_action,
 )
 from fosp_core.formats.detect import PLAIN, Options
-from fosp_core.formats.hdf5 import dataset, opened, rows
+from fosp_core.formats.hdf5 import append, created, dataset, opened, rows
 from fosp_core.io import atomic_dir
 
 FILE, METADATA = 'main_data.hdf5', 'metadata.json'
@@ -48,7 +48,7 @@ def write(path: Path, contract: Contract, episodes: Iterable[Episode]) -> dict:
     count = steps = 0
     with atomic_dir(path) as folder:
         (folder / 'data').mkdir()
-        with h5py.File(folder / 'data' / FILE, 'w', track_order=True) as file:
+        with created(folder / 'data' / FILE, track_order=True) as file:
             for episode in checked(path, contract, episodes):
                 _add(file.create_group(f'episode_{count}'), count, episode)
                 count, steps = count + 1, steps + len(episode)
@@ -70,14 +70,13 @@ def _add(group: h5py.Group, number: int, e: Episode) -> None:
         group.attrs['seed'] = e.meta['seed']
     group.attrs['fosp_meta'], group.attrs['fosp_final_action'] = np.bytes_(meta_text(e.meta)), e.action[-1]
     for name, values in {**e.images, **e.vectors}.items():
-        kind = {'compression': 'gzip', 'compression_opts': 1} if values.dtype == np.uint8 else {}
-        group.create_dataset(f'observations/{name}', data=values, chunks=True, **kind)
+        append(group, f'observations/{name}', values, compress=values.dtype == np.uint8)
     last = np.zeros(len(e) - 1, bool)
     last[-1] = True
     for key, values in {'actions': e.action[:-1], 'rewards': e.reward[1:], 'terminations': last & e.is_terminal[-1],
                         'truncations': last & ~e.is_terminal[-1],
                         **{f'infos/{key}': getattr(e, key) for key in _INFOS}}.items():
-        group.create_dataset(key, data=values)
+        append(group, key, values)
 
 
 def _box(kind: str, low: np.ndarray, high: np.ndarray) -> dict:

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from filter_cell import Cell
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.node import Node
 from ros_rig import wait_for
+from std_msgs.msg import Float64MultiArray
 
 from fosp_core import cli
 from fosp_core.errors import FospError
@@ -125,6 +126,80 @@ def test_a_driver_in_other_units_is_stopped_at_once(arm):
     assert done.returncode == 2 and 'units, frame or sign are wrong; stopped' in done.stderr, done.stdout + done.stderr
     heights = [z for _, _, z in watcher.poses]
     assert max(heights) - min(heights) < 0.12       # at eight times the speed it would have been half a metre
+
+
+@pytest.mark.parametrize(('parameters', 'options'), [
+    ({'poses_end': 0.5, 'freeze': True}, ('--seconds', 4)),
+    ({'poses_end': 1.0}, ('--seconds', 1, '--trials', 1))])     # with the commands: it would look like a standstill
+def test_an_arm_is_not_driven_blind(arm, parameters, options):
+    watcher = arm(**parameters)
+    done = check('--move', '--speed', 0.05, *options)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stdout + done.stderr
+    assert '/arm/pose: no new pose for' in done.stderr and 'standstill after' not in done.stdout
+    wait_for(lambda: watcher.report['speed'] == 0.0, 5.0, 'a standstill')
+    assert watcher.report['moved'] < 0.1        # of 200 mm
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """Return a function that starts the node of `arm:=velocity` -> process."""
+    processes = []
+
+    def start():
+        spec, = graph.build(graph.GraphOptions(sim=False, arm='velocity', nodes=('velocity_adapter',)))
+        processes.append(subprocess.Popen(spec.command(sys.executable), env={**os.environ, **graph.environment()}))
+        return processes[-1]
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_controller_that_holds_its_command_for_ever_halts_behind_the_adapter(arm, adapter, tmp_path):
+    watcher = arm(array='/cartesian_velocity_controller/commands')
+    process = adapter()
+    wait_for(lambda: watcher.report.get('obeyed', 0) > 5, 60.0, 'zeros of the adapter, before any command')
+    done = check('--move', '--trials', 2, '--limit', 0.4, '--arm', 'velocity', '--wait', 30, out=tmp_path / 'a.json')
+    figures = json.loads((tmp_path / 'a.json').read_text())
+    assert done.returncode == 0 and figures['listeners'] == ['velocity_adapter'], done.stdout + done.stderr
+    assert 0.1 < figures['silence_worst_s'] < 0.45 and figures['follows']
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == 0
+
+
+def test_the_adapter_leaves_zeros_behind_and_passes_on_nothing_that_the_contract_does_not_hold(rig, adapter):
+    taken = []
+    robot = rig.add(Node('robot'))
+    robot.create_subscription(Float64MultiArray, '/cartesian_velocity_controller/commands',
+                              lambda m: taken.append(list(m.data)), qos.COMMAND)
+    out = robot.create_publisher(TwistStamped, '/fosp/command_out', qos.COMMAND)
+    process = adapter()
+
+    def send(frame='panda_link0', x=0.02, wz=0.0):
+        message = TwistStamped()
+        message.header.frame_id, message.twist.linear.x, message.twist.angular.z = frame, x, wz
+        out.publish(message)
+    rig.wait_for(lambda: len(taken) > 5 and out.get_subscription_count(), 60.0, 'zeros before any command')
+    assert not any(map(any, taken))
+
+    def moving():
+        send()
+        return any(taken[-1])
+    rig.wait_for(moving, 10.0, 'the command')
+    assert taken[-1] == [0.02, 0.0, 0.0, 0.0, 0.0, 0.0]
+    rig.wait_for(lambda: not any(taken[-1]), 5.0, 'zeros when no more commands come')
+    del taken[:]
+    for wrong in ({'frame': 'base'}, {'frame': ''}, {'x': 0.3}, {'x': float('nan')}, {'x': float('inf')}, {'wz': 0.1}):
+        send(**wrong)
+        time.sleep(0.05)
+    rig.wait_for(lambda: len(taken) > 5, 10.0, 'zeros')
+    assert not any(map(any, taken))
+    rig.wait_for(moving, 10.0, 'the command')
+    process.send_signal(signal.SIGTERM)
+    while process.poll() is None:       # commanded to its end
+        send()
+        time.sleep(0.01)
+    rig.wait_for(lambda: not any(taken[-1]), 5.0, 'zeros at its end')
 
 
 def test_what_is_missing_is_named(rig, kept_environment):

@@ -68,7 +68,8 @@ def evaluate_launch_file(**arguments):
 @pytest.mark.parametrize('arguments', [{}, {'sim': 'false'}, {'namespace': 'left', 'task': 'unseen3',
                                                              'use_sim_time': 'true'},
                                        {'sim': 'false', 'camera': 'realsense'},
-                                       {'sim': 'false', 'arm': 'servo', 'ee_pose_topic': '/arm/pose'}])
+                                       {'sim': 'false', 'arm': 'servo', 'ee_pose_topic': '/arm/pose'},
+                                       {'sim': 'false', 'arm': 'velocity', 'ee_pose_topic': '/arm/pose'}])
 def test_the_launch_file_starts_exactly_the_nodes_of_the_table(arguments, tmp_path):
     (tmp_path / 'mine.yaml').write_text('{}')
     arguments = arguments | {'model': str(tmp_path), 'params_file': str(tmp_path / 'mine.yaml')}
@@ -80,6 +81,7 @@ def test_the_launch_file_starts_exactly_the_nodes_of_the_table(arguments, tmp_pa
         arm=arguments.get('arm', ''),
         topics=(('ee_pose', '/arm/pose'),) if 'ee_pose_topic' in arguments else ()))
     assert [s.name for s in specs].count('realsense') == (arguments.get('camera') == 'realsense')
+    assert [s.name for s in specs].count('velocity_adapter') == (arguments.get('arm') == 'velocity')
     expected = [{'package': s.package, 'executable': s.executable, 'name': s.name, 'namespace': s.namespace,
                  'parameters': [*s.params_files] + ([dict(s.params)] if s.params else []),
                  'remappings': [list(pair) for pair in s.remappings]}
@@ -94,8 +96,9 @@ def test_the_launch_file_starts_exactly_the_nodes_of_the_table(arguments, tmp_pa
     assert [{k: n[k] for k in expected[0]} for n in launched['nodes']] == expected
     # An empty list makes a real launch raise when the process ends: absent or full.
     assert {n['name']: n['on_exit'] for n in launched['nodes'] if n['on_exit'] is not None} == {
-        'safety_filter': ['Shutdown']}
+        name: ['Shutdown'] for name in ('velocity_adapter', 'safety_filter') if name in [s.name for s in specs]}
     assert all(text.endswith('.') for text in launched['arguments'].values())
+    assert all(task in launched['arguments']['task'] for task in (*graph.TASKS, *graph.GROUND_TASKS))
 
 
 def test_the_launch_file_names_the_parent_and_the_local_transport():
@@ -124,7 +127,8 @@ def test_every_node_has_an_entry_point_that_calls_its_module():
                    if e.group == 'console_scripts'}
     except metadata.PackageNotFoundError:
         pytest.skip('fosp_ros is not installed')
-    for spec in [*graph.build(), *graph.build(graph.GraphOptions(sim=False, camera='realsense'))]:
+    for spec in [*graph.build(), *graph.build(graph.GraphOptions(sim=False, camera='realsense',
+                                                                         arm='velocity'))]:
         assert scripts[spec.executable] == f'{spec.module}:main'
 
 

@@ -50,7 +50,7 @@ def test_the_smallest_preset_learns_from_it(bag, tmp_path):
     losses = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
     assert losses and all(np.isfinite(v) for row in losses for v in row.values() if isinstance(v, float))
     from fosp_core.deploy.bundle import Bundle
-    bundle = Bundle.open(run / 'bundle' / 'v3-s0', Contract.load(CONTRACT))
+    bundle = Bundle.open(run / 'bundle' / 'current', Contract.load(CONTRACT))
     from fosp_core.deploy.runtime import PolicyRuntime
     pictures = {c.name: np.zeros(c.shape, np.uint8) for c in bundle.contract.cameras}
     assert PolicyRuntime(bundle).step(pictures, np.zeros(2, np.float32), True).action.shape == (2,)
