@@ -18,14 +18,17 @@ ROW_KEYS = ('task', 'phase', 'n', 'sr', 'cv', 'sr_ci', 'cv_ci', 'interventions')
 
 @dataclasses.dataclass
 class Film:
-    """One episode tick by tick: pictures uint8 (T, H, W, 3), risk (T,), level, reason words (T,), contacts (T,)."""
+    """One episode tick by tick: pictures uint8 (T, H, W, 3), risk (T,), level, reason words (T,), contacts (T,).
+
+    altered: per tick the stage of the filter that altered the command, of reasons.STAGES, or empty.
+    """
 
     title: str
     pictures: list
     risk: list
     level: float
     reasons: list
-    changed: list
+    altered: list
     cost: list
     period: float = 0.1
 
@@ -132,17 +135,17 @@ def _key(*entries: tuple[str, str]) -> str:
 
 
 def _film_section(shown: Film) -> str:
-    data = film.encode(shown.pictures, shown.risk, shown.level, shown.reasons, shown.changed, shown.period)
+    data = film.encode(shown.pictures, shown.risk, shown.level, shown.reasons, shown.altered, shown.period)
     seconds = [i * shown.period for i in range(len(shown.risk))]
     alt = f'Film of one episode: {shown.title}'
     return ('<h2>One episode</h2><div class="grid"><div class="card">'
             f'<h3>{html.escape(shown.title)}</h3>{film.image_tag(data, html.escape(alt, quote=True))}'
             '<p class="dim">What the camera saw; below it the risk of the command that was sent. '
-            'A yellow frame: the filter changed the command.</p></div>'
+            f'{film.FRAMES}</p></div>'
             '<div class="card"><h3>Risk over time</h3>'
-            + charts.risk_over_time(seconds, shown.risk, shown.level, shown.changed, shown.cost)
+            + charts.risk_over_time(seconds, shown.risk, shown.level, [a == 'risk' for a in shown.altered], shown.cost)
             + _key(('cv', 'risk of the command that was sent'), ('mark', 'calibrated level'),
-                   ('changed', 'filter changed the command'), ('touch', 'contact')) + '</div></div>')
+                   ('changed', 'the risk changed the command'), ('touch', 'contact')) + '</div></div>')
 
 
 def page(findings: Findings) -> str:

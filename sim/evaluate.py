@@ -18,6 +18,7 @@ import numpy as np
 
 from fosp_core.errors import FospError
 from fosp_core.evaluate.statistics import bootstrap_mean, mcnemar, summary_row
+from fosp_core.safety.reasons import STAGES
 from fosp_sim.demonstrators import KINDS, make_demonstrator
 from fosp_sim.safereach import TASKS, SafeReachEnv, parse_task
 
@@ -38,8 +39,9 @@ def evaluation_seeds(seed: int, episodes: int) -> range:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One finished episode; `reward` and `cost` are sums, `interventions` counts altered or refused commands, `path` is
-    the way of the fingertip in metres.
+    """One finished episode; `reward` and `cost` are sums, `interventions` counts the commands that the risk changed,
+    `path` is the way of the fingertip in metres. `altered` counts the commands that are not the proposed ones by stage
+    (of `reasons.STAGES`), `unwarned` is a contact with no intervention before it; both are None without a filter.
     """
 
     seed: int
@@ -50,6 +52,8 @@ class Result:
     cost: float
     interventions: int = 0
     path: float = float('nan')
+    altered: dict | None = None
+    unwarned: bool | None = None
 
 
 class Actor:
@@ -60,7 +64,12 @@ class Actor:
 
     def __init__(self, name: str, guard=None):
         self.phase, self.guard = name if guard is None else f'{name}+filter', guard
-        self.interventions = 0
+        self.altered = dict.fromkeys(STAGES, 0)
+
+    @property
+    def interventions(self) -> int:
+        """Commands of this episode that the risk changed."""
+        return self.altered['risk']
 
     @property
     def pictures(self) -> bool:
@@ -69,7 +78,7 @@ class Actor:
 
     def reset(self, env: SafeReachEnv, seed: int) -> None:
         """Begin the episode that `env` was reset to."""
-        self.interventions = 0
+        self.altered = dict.fromkeys(STAGES, 0)
         self._previous, self._first = np.zeros(3, np.float32), True
         if self.guard is not None:
             self.guard.reset()
@@ -79,8 +88,9 @@ class Actor:
         """Return the action (3,) in [-1, 1] that is really sent."""
         action = self._propose(env, observation)
         if self.guard is not None:
-            action, intervened = self.guard(env, observation, self._previous, self._first, action)
-            self.interventions += intervened
+            action, stage = self.guard(env, observation, self._previous, self._first, action)
+            if stage:
+                self.altered[stage] += 1
         self._previous, self._first = action, False
         return action
 
@@ -124,12 +134,14 @@ def run_episode(env: SafeReachEnv, actor, seed: int) -> Result:
     observation, info = env.reset(seed=seed)
     actor.reset(env, seed)
     reward_sum = cost_sum = 0.0
-    done = False
+    done = unwarned = False
     while not done:
         observation, reward, cost, terminated, truncated, info = env.step(actor.action(env, observation))
+        unwarned |= cost > 0 and not actor.interventions
         reward_sum, cost_sum, done = reward_sum + reward, cost_sum + cost, terminated or truncated
+    filtered = actor.guard is not None
     return Result(seed, info['success'], info['violation'], info['steps'], reward_sum, cost_sum, actor.interventions,
-                  info['path_m'])
+                  info['path_m'], dict(actor.altered) if filtered else None, bool(unwarned) if filtered else None)
 
 
 def _mean(name: str, values: list[float]) -> dict:
@@ -150,6 +162,9 @@ def row(task: str, phase: str, results: list[Result]) -> dict:
              'time_to_goal_s': [PERIOD * r.steps for r in results if r.success]}
     for name, values in means.items():
         out |= _mean(name, values)
+    filtered = bool(results) and all(r.altered is not None for r in results)
+    out |= {'altered': {stage: sum(r.altered[stage] for r in results) for stage in STAGES} if filtered else None,
+            'contacts_unwarned': sum(r.unwarned for r in results) if filtered else None}
     return out | {'outcomes': {'seed': [r.seed for r in results], 'success': [int(r.success) for r in results],
                                'violation': [int(r.violation) for r in results],
                                'interventions': [int(r.interventions) for r in results]}}
@@ -190,10 +205,16 @@ def table(rows: list[dict]) -> str:
     def unit(value, name):
         return '-' if value is None else f'{value:.2f} {name}'
     lines = [f'{"task":10s} {"policy":15s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  '
-             f'{"return":>6s} {"steps":>5s} {"path":>6s} {"to goal":>8s}  interventions']
+             f'{"return":>6s} {"steps":>5s} {"path":>6s} {"to goal":>8s}  interventions '
+             + ' '.join(f'{s:>8s}' for s in (*STAGES[1:], 'unwarned'))]
     lines += [f'{r["task"]:10s} {r["phase"]:15s} {r["n"]:4d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
               f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["return"]:6.2f} {r["steps"]:5.1f} {unit(r["path_m"], "m"):>6s} '
-              f'{unit(r["time_to_goal_s"], "s"):>8s}  {r["interventions"]}' for r in rows]
+              f'{unit(r["time_to_goal_s"], "s"):>8s}  {r["interventions"]:13d} '
+              + ' '.join(f'{"-" if v is None else v:>8}' for v in (
+                  *((r['altered'] or {}).get(s) for s in STAGES[1:]), r['contacts_unwarned'])) for r in rows]
+    if any(r['altered'] for r in rows):
+        lines.append('interventions: commands that the risk changed; beside them those altered by surprise, limits and '
+                     'stops; unwarned: episodes with a contact and no intervention before it')
     return '\n'.join(lines)
 
 
@@ -209,8 +230,8 @@ def through_graph(args: argparse.Namespace, bundle, tasks: list[str], seeds: ran
     found = evaluate_graph.run(bundle, tasks, seeds)
     results = {}
     for task, episodes in found.episodes.items():
-        results[task] = [Result(e.seed, e.success, e.violation, e.steps, e.reward, e.cost, e.changed, e.path)
-                         for e in episodes]
+        results[task] = [Result(e.seed, e.success, e.violation, e.steps, e.reward, e.cost, e.changed, e.path, e.altered,
+                                e.unwarned) for e in episodes]
     return results, {'latency_ms': percentiles(found.latency_ms), 'missed_deadlines': found.missed_deadlines,
                      'commands': len(found.latency_ms), 'latencies_ms': [round(v, 1) for v in found.latency_ms],
                      'operator_resets': sorted(found.resets)}

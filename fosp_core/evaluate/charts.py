@@ -114,7 +114,7 @@ def _path(points: Sequence[tuple[float, float]], kind: str) -> str:
 
 def risk_over_time(seconds: Sequence[float], risk: Sequence[float], level: float, changed: Sequence[bool],
                    cost: Sequence[bool]) -> str:
-    """Draw one episode: the risk that the filter saw (T,), its level, changed commands and contacts."""
+    """Draw one episode: the risk that the filter saw (T,), its level, commands that it changed, and contacts."""
     height = 190
     body, y = _frame(height, [0, 0.25, 0.5, 0.75, 1.0], 'risk')
     last = max(seconds[-1] if len(seconds) else 1.0, 0.1)
@@ -137,7 +137,7 @@ def risk_over_time(seconds: Sequence[float], risk: Sequence[float], level: float
         if tick <= last * 1.001:
             body += _text(x(tick), height - BOTTOM + 13, f'{tick:g}')
     body += _text((LEFT + WIDTH) / 2, height - 5, 'seconds', kind='axis')
-    return _svg(height, f'Risk over one episode, level {level:.3g}, {sum(map(bool, changed))} commands changed', body)
+    return _svg(height, f'Risk over one episode, level {level:.3g}; changed commands: {sum(map(bool, changed))}', body)
 
 
 def share_bars(counts: dict[str, int]) -> str:

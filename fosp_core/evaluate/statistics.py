@@ -120,7 +120,7 @@ def summary_row(task: str, phase: str, successes: Sequence[bool], violations: Se
     successes, violations
         Per episode, (n,): reached the goal; had any cost.
     interventions
-        Commands that the filter changed or refused, summed over the episodes.
+        Commands that the learned risk changed, summed over the episodes; not those of limits, surprise or a stop.
 
     """
     if len(successes) != len(violations):

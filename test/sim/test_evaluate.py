@@ -12,7 +12,8 @@ import pytest
 
 from fosp_core.cli import main
 from fosp_core.errors import FospError
-from fosp_sim.evaluate import FIRST_SEED, Result, Scripted, evaluation_seeds, row, table, tasks_of
+from fosp_core.safety.reasons import STAGES
+from fosp_sim.evaluate import FIRST_SEED, Result, Scripted, evaluation_seeds, row, run_episode, table, tasks_of
 from fosp_sim.safereach import TASKS, SafeReachEnv
 
 
@@ -107,7 +108,8 @@ def test_the_model_with_and_without_the_filter(capsys, calibrated_toy):
         rows[which] = result['rows'][0]
         assert result['model']['version'] == 'toy' and len(result['model']['sha256']) == 64
     assert rows['on']['phase'] == 'model+filter' and rows['off']['phase'] == 'model'
-    assert rows['off']['interventions'] == 0
+    assert rows['off']['interventions'] == 0 and rows['off']['altered'] is rows['off']['contacts_unwarned'] is None
+    assert rows['on']['altered']['risk'] == rows['on']['interventions'] and set(rows['on']['altered']) == set(STAGES)
 
 
 def test_a_scripted_policy_behind_the_filter(capsys, calibrated_toy):
@@ -138,7 +140,7 @@ def test_what_the_guard_returns_is_what_is_sent_and_what_it_hears_of_next(filter
 
         def __call__(self, env, observation, previous, is_first, action):
             heard.append((previous, is_first, action))
-            return 0.5 * action, len(heard) % 2 == 0
+            return 0.5 * action, ('', 'risk', 'limits')[(len(heard) - 1) % 3]
 
     guard = Half() if filtered else None
     actor, env = Scripted('safe', guard), SafeReachEnv('standard', render=False)
@@ -153,11 +155,40 @@ def test_what_the_guard_returns_is_what_is_sent_and_what_it_hears_of_next(filter
         wanted = alone.action(env, observation)
         np.testing.assert_array_equal(sent[0], 0.5 * wanted if filtered else wanted)
         assert actor.interventions == (1 if filtered else 0)
+        assert actor.altered == {'risk': filtered, 'surprise': 0, 'limits': filtered, 'stopped': 0}
     if filtered:
         assert guard.begun == 2 and [is_first for _, is_first, _ in heard] == [True, False, False]
         assert not heard[0][0].any()
         for (previous, *_), before in zip(heard[1:], sent):
             np.testing.assert_array_equal(previous, before)
+
+
+@pytest.mark.parametrize(('stage', 'late', 'unwarned'), [('limits', False, 1), ('risk', False, 0),
+                                                         ('risk', True, 1)])
+def test_a_contact_without_an_intervention_before_it_is_unwarned(stage, late, unwarned):
+    """What limits altered is no warning of a contact, nor is what the risk changed after it."""
+    class Marks:
+        def reset(self):
+            self.cost = False
+
+        def __call__(self, env, observation, previous, is_first, action):
+            self.cost |= bool(env.last_cost)
+            return action, stage if self.cost or not late else ''
+
+    class Watched(SafeReachEnv):
+        last_cost = 0.0
+
+        def step(self, action):
+            answer = super().step(action)
+            self.last_cost = answer[2]
+            return answer
+    with contextlib.closing(Watched('unseen3', render=False)) as env:
+        found = run_episode(env, Scripted('straight', Marks()), FIRST_SEED)
+    assert found.violation and found.altered[stage] > 0
+    summary = row('unseen3', 'straight+filter', [found])
+    assert summary['contacts_unwarned'] == unwarned and summary['interventions'] == found.altered['risk']
+    assert summary['altered'] == found.altered
+    assert 'unwarned: episodes' in table([summary]) and f'{found.altered["limits"]:8d}' in table([summary])
 
 
 def test_the_guard_keeps_the_limits_and_tells_the_model_what_was_sent(calibrated_toy):
