@@ -96,7 +96,7 @@ class Actor:
 
 
 class Scripted(Actor):
-    """A demonstrator, which knows the layout, or uniformly random actions."""
+    """A demonstrator (`straight` knows the goal alone, the others the layout), or uniformly random actions."""
 
     def __init__(self, kind: str, guard=None):
         super().__init__(kind, guard)
@@ -180,8 +180,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--episodes', type=int, default=100, metavar='N', help='per task and policy (default: 100)')
     parser.add_argument('--seed', type=int, default=0, metavar='S',
                         help=f'layouts {FIRST_SEED} + {SEED_STRIDE} S and on, which no data set holds (default: 0)')
-    parser.add_argument('--policy', choices=('model', *KINDS, 'random'), default='model',
-                        help='what acts (default: model); the others are scripted and know the layout, or random')
+    parser.add_argument('--policy', choices=('model', *KINDS, 'straight', 'random'), default='model',
+                        help='what acts (default: model); safe, reckless and noisy are scripted with the whole layout, '
+                             'straight flies at the goal and knows no obstacle, random knows nothing')
     parser.add_argument('--filter', choices=('on', 'off'),
                         help='safety filter behind the policy (default: on for the model, off for the others)')
     parser.add_argument('--through', choices=('core', 'ros'), default='core',

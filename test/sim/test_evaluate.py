@@ -13,6 +13,7 @@ import pytest
 from fosp_core.cli import main
 from fosp_core.errors import FospError
 from fosp_core.safety.reasons import STAGES
+from fosp_sim.demonstrators import KINDS
 from fosp_sim.evaluate import FIRST_SEED, Result, Scripted, evaluation_seeds, row, run_episode, table, tasks_of
 from fosp_sim.safereach import TASKS, SafeReachEnv
 
@@ -47,6 +48,24 @@ def test_json_on_standard_output_alone_with_the_corners_and_it_repeats(capsys):
     assert all(r['n'] == 4 and 0.0 <= r['sr_ci'][0] <= r['sr'] <= r['sr_ci'][1] <= 1.0 for r in rows)
     assert rows[1]['sr'] == 1.0 and rows[1]['cv'] == 0.0     # the safe planner is the upper bound
     assert rows[2]['sr'] == 0.0
+
+
+def test_straight_knows_no_obstacle_and_no_data_set_knows_it(capsys, tmp_path):
+    """The filter is judged by a policy that no model has learned from; reckless is a third of the data."""
+    with contextlib.closing(SafeReachEnv('unseen3', render=False)) as env:
+        observation, _ = env.reset(seed=FIRST_SEED)
+        actor = Scripted('straight')
+        actor.reset(env, FIRST_SEED)
+        first, layout = actor.action(env, observation), env.layout
+        way = np.array(layout.goal) - env.tip
+        assert first @ way == pytest.approx(np.linalg.norm(first) * np.linalg.norm(way), rel=1e-5)
+    assert main(['evaluate', '--policy', 'straight', '--task', 'unseen3', '--episodes', '3', '--no-corners', '--json',
+                 '-']) == 0
+    (found,) = json.loads(capsys.readouterr().out)['rows']
+    assert found['phase'] == 'straight' and found['cv'] == 1.0
+    assert 'straight' not in KINDS
+    assert main(['collect', '--mix', 'straight', '--episodes', '1', '--out', str(tmp_path / 'bag')]) == 2
+    assert 'straight' in capsys.readouterr().err and not (tmp_path / 'bag').exists()
 
 
 def test_the_suite_is_every_scene_with_means_and_their_intervals(capsys):
