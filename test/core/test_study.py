@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A study's plan, its resumable run and its verdicts, on made-up jobs and outcomes; the real thing is in test/sim."""
 
+import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import yaml
 from fosp_core.cli import main
 from fosp_core.errors import FospError
 from fosp_core.evaluate.statistics import summary_row
+from fosp_core.paths import share_dir
 from fosp_core.study import page, runner, table
 from fosp_core.study.cli import chosen, plan_file
 from fosp_core.study.plan import Job, Plan
@@ -116,6 +119,75 @@ def test_a_result_of_another_command_is_not_taken_for_this_one(tmp_path, command
     # Killed between the result and its record: the result is whole.
     (tmp_path / 'out' / 'record' / 'one.json').unlink()
     assert runner.run_jobs([job('one')], tmp_path / 'out').done == ['one'] and calls() == ['one']
+
+
+def manifest(folder, **changes):
+    """A bundle that differs from another one by its manifest."""
+    file = folder / 'manifest.json'
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}, indent=1))
+
+
+@pytest.fixture
+def model(tmp_path):
+    from fosp_core.deploy.bundle import Bundle
+    shipped = Bundle.open(share_dir() / 'models' / 'safereach')
+    return Path(shutil.copytree(shipped.path, tmp_path / 'models' / shipped.version))
+
+
+def test_a_resumed_study_does_not_mix_two_models(tmp_path, commands, model, monkeypatch):
+    """The command is the same, but the folder that it names holds another model than when the study began."""
+    job, calls = commands
+    jobs = [dataclasses.replace(job(name), reads=(model.parent,)) for name in ('one', 'two')]
+    assert runner.run_jobs(jobs[:1], tmp_path / 'out').done == ['one']
+    assert runner.Records(tmp_path / 'out').done(jobs[0])
+    def killed(*_):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runner, '_judge', killed)
+        runner.run_jobs(jobs, tmp_path / 'out')
+    manifest(model, seed=77)
+    with pytest.raises(FospError, match=f'one: was made with model [0-9a-f]{{12}}, {model.parent} is now'):
+        runner.run_jobs(jobs, tmp_path / 'out')
+    # Killed between the result and the end of its record: what it began with is known.
+    with pytest.raises(FospError, match='two: was made with model'):
+        runner.run_jobs(jobs[1:], tmp_path / 'out')
+    assert calls() == ['one', 'two']
+
+
+def test_a_record_of_before_it_named_the_model_is_judged_by_its_result(tmp_path, commands, model):
+    job, _ = commands
+    makes = tmp_path / 'out' / 'one'
+    one = dataclasses.replace(job('one'), reads=(model,), about={'json': makes})
+    runner.run_jobs([one], tmp_path / 'out')
+    path = tmp_path / 'out' / 'record' / 'one.json'
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != 'bundles'}))
+    assert runner.Records(tmp_path / 'out').done(one)
+    makes.write_text(json.dumps({'model': {'sha256': 'ab' * 32}}))
+    with pytest.raises(FospError, match='one: was made with model abababababab'):
+        runner.Records(tmp_path / 'out').done(one)
+
+
+def test_a_model_that_changes_under_a_running_study_ends_it(tmp_path, commands, model):
+    job, calls = commands
+    jobs = [dataclasses.replace(job(name), reads=(model,)) for name in ('one', 'two')]
+
+    def replaced(job, reason):
+        manifest(model, seed=78)
+    with pytest.raises(FospError, match=f'{model}: changed from model .* while the study was running'):
+        runner.run_jobs(jobs, tmp_path / 'out', finished=replaced)
+    assert calls() == ['one']
+
+
+def test_a_shipped_plan_finds_the_shipped_model_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / 'models' / 'mine').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ('shipped', 'methods'):
+        read = {path for job in Plan.load(plan_file(name)).jobs(Path('out')) for path in job.reads}
+        shipped = share_dir() / 'models' / 'safereach'
+        assert shipped in read and {p for p in read if not p.is_relative_to('out')} == {shipped}
+        assert all(set(map(str, job.reads)) <= set(job.argv) for job in Plan.load(plan_file(name)).jobs(Path('out')))
+    own = Plan(changed(models={'a': PLAN['models']['a'], 'b': {'bundle': 'models/mine'}})).jobs(Path('out'))
+    assert Path('models/mine') in {path for job in own for path in job.reads}
 
 
 def test_only_some_and_what_they_need():
