@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from fosp_core.errors import FospError
-from fosp_core.evaluate.statistics import bootstrap_mean, mcnemar, summary_row
+from fosp_core.evaluate import comparison
+from fosp_core.evaluate.statistics import bootstrap_mean, summary_row
 from fosp_core.safety.reasons import STAGES
 from fosp_sim.demonstrators import KINDS, make_demonstrator
 from fosp_sim.safereach import TASKS, SafeReachEnv, parse_task
@@ -26,7 +27,6 @@ FIRST_SEED = 1_000_000      # `fosp collect` refuses seeds from here on
 SEED_STRIDE = 10_000
 SUITES = {'safereach': TASKS}
 PERIOD = 0.1                # s, of a decision
-CORNERS = ('safe', 'random')
 
 
 def evaluation_seeds(seed: int, episodes: int) -> range:
@@ -183,8 +183,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--policy', choices=('model', *KINDS, 'straight', 'random'), default='model',
                         help='what acts (default: model); safe, reckless and noisy are scripted with the whole layout, '
                              'straight flies at the goal and knows no obstacle, random knows nothing')
-    parser.add_argument('--filter', choices=('on', 'off'),
-                        help='safety filter behind the policy (default: on for the model, off for the others)')
+    parser.add_argument('--filter', choices=('on', 'off', 'both'),
+                        help='safety filter behind the policy (default: on for the model, off for the others); both: '
+                             'with and without it on the same layouts, and compared')
     parser.add_argument('--through', choices=('core', 'ros'), default='core',
                         help='core: one process, no ROS (default); ros: the graph of nodes, at the pace of the robot')
     parser.add_argument('--no-corners', action='store_true',
@@ -241,11 +242,13 @@ def through_graph(args: argparse.Namespace, bundle, tasks: list[str], seeds: ran
 def actors_of(args: argparse.Namespace, bundle) -> list:
     """Return the policies of the table: the asked one first, then the corners."""
     guard = None
-    if args.filter == 'on':
+    if args.filter != 'off':
         from fosp_sim.guard import Guard
         guard = Guard(bundle)
-    first = Learned(bundle, guard) if args.policy == 'model' else Scripted(args.policy, guard)
-    return [first] + [Scripted(c) for c in CORNERS if not args.no_corners and c != first.phase]
+    asked = [Learned(bundle, g) if args.policy == 'model' else Scripted(args.policy, g)
+             for g in ((guard, None) if args.filter == 'both' else (guard,))]
+    known = [a.phase for a in asked]
+    return asked + [Scripted(c) for c in comparison.CORNERS if not args.no_corners and c not in known]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -259,37 +262,32 @@ def run(args: argparse.Namespace) -> int:
     if args.filter is None:
         args.filter = 'on' if args.policy == 'model' else 'off'
     bundle = None
-    if args.policy == 'model' or args.filter == 'on':
+    if args.policy == 'model' or args.filter != 'off':
         from fosp_core.deploy.bundle import Bundle
         from fosp_core.paths import share_dir
         folder = Path(args.model) if args.model else share_dir() / 'models' / 'safereach'
-        bundle = Bundle.open(folder, None, args.filter == 'on')     # the filter runs on no uncalibrated model
-    rows, paired, graph, results = [], [], None, {}
+        bundle = Bundle.open(folder, None, args.filter != 'off')    # the filter runs on no uncalibrated model
+    rows, graph, results = [], None, {}
     actors = actors_of(args, bundle)
     if args.through == 'ros':
         results, graph = through_graph(args, bundle, tasks, seeds)
     for task in tasks:
-        outcomes = {}
         for actor in actors:
             if args.through == 'ros' and actor is actors[0]:
-                outcomes[actor.phase] = results[task]
                 rows.append(row(task, actor.phase, results[task]))
                 continue
             with contextlib.closing(SafeReachEnv(task, render=actor.pictures)) as env:
-                outcomes[actor.phase] = [run_episode(env, actor, seed) for seed in
-                                         tqdm(seeds, unit='episode', desc=f'{task} {actor.phase}')]
-            rows.append(row(task, actor.phase, outcomes[actor.phase]))
-        first, *others = outcomes
-        for other in others:     # the same layouts: a paired test sees what two intervals hide
-            paired.append({'task': task, 'phase': first, 'against': other, 'sr': mcnemar(
-                [r.success for r in outcomes[other]], [r.success for r in outcomes[first]]), 'cv': mcnemar(
-                [r.violation for r in outcomes[other]], [r.violation for r in outcomes[first]])})
+                episodes = tqdm(seeds, unit='episode', desc=f'{task} {actor.phase}')
+                rows.append(row(task, actor.phase, [run_episode(env, actor, seed) for seed in episodes]))
+    paired = comparison.comparisons(rows)   # the same layouts: a paired test sees what two intervals hide
     result = {'suite': args.suite or 'safereach', 'through': args.through, 'policy': args.policy, 'filter': args.filter,
               'seed': args.seed, 'rows': rows, 'paired': paired,
               'graph': graph, 'model': {'version': bundle.version, 'sha256': bundle.sha256} if bundle else None,
               'wall_s': time.monotonic() - begin}
     if args.json != '-':
         print(table(rows))
+        if paired:
+            print(comparison.text(paired))
         if graph:
             spent = graph['latency_ms']
             print(f'picture to command: p50 {spent["p50"]:.1f} ms, p99 {spent["p99"]:.1f} ms; '

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fosp_core.evaluate import charts, film
+from fosp_core.evaluate import charts, comparison, film
 from fosp_core.evaluate.html_page import cell
 from fosp_core.safety.reasons import STAGES
 
+AGAINST = ('Difference in points on the same layouts with its 95 % interval (Tango), and the exact test of McNemar. '
+           'Where p is not below 0.05 there is no winner, as everywhere where the interval holds 0; beside it the '
+           'layouts that would tell a difference like the one seen (5 % level, 80 % power).')
 CURVES = ('model/loss', 'model/picture', 'model/kl', 'reach/loss', 'critic/target_reward', 'actor/loss')
 INTERVALS = 'SR: share of episodes that reach the goal. CV: share with any contact. Brackets and crosses: 95 % Wilson.'
 FILMS = ('What the camera saw, run again for this page; below it the risk of the command that was sent, and the '
@@ -59,7 +62,24 @@ def results(evaluations: Sequence[dict]) -> str:
     key = ''.join(f'<span><i class="k{i % 5}"></i>{html.escape(p)}</span>' for i, p in enumerate(phases))
     table = f'<table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return (f'<h2>Results</h2><div class="scroll">{table}</div><div class="grid">{planes}</div>'
-            f'<div class="key">{key}</div><p class="dim">{INTERVALS} {CAUSES}</p>{latency(evaluations)}')
+            f'<div class="key">{key}</div><p class="dim">{INTERVALS} {CAUSES}</p>'
+            f'{against(evaluations)}{latency(evaluations)}')
+
+
+def against(evaluations: Sequence[dict]) -> str:
+    """Return the paired comparisons that the evaluations allow, those of the core first; empty without one."""
+    inner = sorted(evaluations, key=lambda result: result['through'] != 'core')
+    compared = comparison.comparisons([row for result in inner for row in result['rows']])
+    if not compared:
+        return ''
+    names = ('task', 'policy', 'against', 'n', 'success', 'violations')
+    head = ''.join(f'<th scope="col">{n}</th>' for n in names)
+    body = ''
+    for c in compared:
+        values = (c['task'], c['phase'], c['against'], str(c['n']), *(comparison.words(c, key) for key in ('sr', 'cv')))
+        body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
+    return (f'<h3>On the same layouts</h3><div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table></div><p class="dim">{AGAINST}</p>')
 
 
 def latency(evaluations: Sequence[dict]) -> str:

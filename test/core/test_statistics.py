@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from fosp_core.evaluate.statistics import (
     bootstrap_mean,
-    episodes_needed,
     mcnemar,
     summary_row,
     upper_limit,
@@ -85,14 +84,6 @@ def test_mcnemar_of_equal_outcomes_proves_nothing():
     assert mcnemar([True, False], [False, True])['p_value'] == 1.0
     with pytest.raises(ValueError, match='equal lengths'):
         mcnemar([True], [True, False])
-
-
-def test_episodes_needed_by_hand():
-    """0.5 against 0.7: (1.959964 sqrt(0.48) + 0.841621 sqrt(0.46))^2 / 0.04 = 92.99..., so 93."""
-    assert episodes_needed(0.5, 0.7) == 93
-    assert episodes_needed(0.7, 0.5) == 93
-    with pytest.raises(ValueError, match='equal rates'):
-        episodes_needed(0.3, 0.3)
 
 
 def test_summary_row_has_the_reports_keys_and_fractions():

@@ -141,6 +141,21 @@ def test_a_scripted_policy_behind_the_filter(capsys, calibrated_toy):
     assert (result['filter'], result['model']['version'], result['seed']) == ('on', 'toy', 0)
 
 
+def test_with_and_without_the_filter_on_the_same_layouts(capsys, calibrated_toy):
+    arguments = ['evaluate', '--policy', 'straight', '--filter', 'both', '--model', str(calibrated_toy), '--episodes',
+                 '2', '--no-corners']
+    assert main([*arguments, '--json', '-']) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [r['phase'] for r in result['rows']] == ['straight+filter', 'straight']
+    (compared,) = result['paired']
+    assert (compared['phase'], compared['against'], compared['n']) == ('straight+filter', 'straight', 2)
+    assert {'gained', 'lost', 'difference', 'p_value', 'ci', 'verdict', 'needed'} == set(compared['cv'])
+    assert compared['sr']['verdict'] == 'no winner'
+    assert (result['rows'][1]['altered'], result['filter']) == (None, 'both')
+    assert main(arguments) == 0
+    assert 'standard: straight+filter against straight on the same 2 layouts\n  SR' in capsys.readouterr().out
+
+
 def test_a_scripted_policy_does_not_pass_without_a_calibrated_model(capsys, tmp_path):
     assert main(['evaluate', '--policy', 'reckless', '--filter', 'on', '--model', str(tmp_path / 'none')]) == 2
     assert str(tmp_path / 'none') in capsys.readouterr().err
