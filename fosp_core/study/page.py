@@ -20,6 +20,10 @@ def _name(side: dict) -> str:
     return f'{side["model"]} {side["stage"]}, filter {side["filter"]}'
 
 
+def _n(compared: dict) -> str:
+    return f'{compared["n"]} layouts' + (f' x {compared["seeds"]} seeds' if compared['seeds'] > 1 else '')
+
+
 def text(found: dict) -> str:
     """Return the rows, and the comparisons that were pooled, as text."""
     lines = [f'{"task":10s} {"model":14s} {"seed":>4s} {"stage":12s} {"filter":6s} {"n":>5s}  '
@@ -30,7 +34,7 @@ def text(found: dict) -> str:
     if pooled:
         lines.append('SR - CV on the same layouts, all tasks pooled (95 % bootstrap):')
         lines += [f'  {_name(c["other"])} against {_name(c["reference"])}: {100 * c["difference"]:+.1f} points '
-                  f'[{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}], n = {c["n"]}: {c["verdict"]}' for c in pooled]
+                  f'[{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}], {_n(c)}: {c["verdict"]}' for c in pooled]
     return '\n'.join(lines)
 
 
@@ -51,7 +55,7 @@ def _comparison_table(compared: list[dict]) -> str:
     body = ''
     for c in compared:
         difference = f'{100 * c["difference"]:+.1f} [{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}]'
-        values = (c['task'], _name(c['other']), _name(c['reference']), difference, str(c['n']), c['verdict'])
+        values = (c['task'], _name(c['other']), _name(c['reference']), difference, _n(c), c['verdict'])
         body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
     return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -87,7 +91,8 @@ def page(found: dict) -> str:
             parts += [f'<h2>{words[0].upper() + words[1:]}</h2>', _comparison_table(some)]
     if found['comparisons']:
         parts.append('<p class="dim">SR - CV in points, averaged over the same layouts, with the 95 % bootstrap '
-                     'interval over layouts; where it holds 0 there is no winner. Many comparisons were made: of '
+                     'interval over layouts and, where there are several, training seeds, each drawn as a whole (of '
+                     'three seeds it is rough); where it holds 0 there is no winner. Many comparisons were made: of '
                      'twenty without any difference one shows a winner.</p>')
     if found['rollouts']:
         parts += ['<h2>The fine-tuning phase itself</h2><p>Every episode that was recorded for a fine-tune, behind the '

@@ -221,10 +221,42 @@ def test_verdicts_by_hand():
     assert worse['cv']['gained'] == 16
     few = [{**r, 'outcomes': {k: v[20:36] for k, v in r['outcomes'].items()}} for r in (before, better)]
     assert table.versus([tuple(few)])['verdict'] == 'too few'
-    pooled = table.versus([(before, better), (before, same)])
-    assert pooled['n'] == 80 and pooled['difference'] == pytest.approx(16 / 80)
+    other = [{**r, 'task': 'unseen2'} for r in (before, same)]
+    pooled = table.versus([(before, better), tuple(other)])
+    assert (pooled['n'], pooled['seeds']) == (80, 1) and pooled['difference'] == pytest.approx(16 / 80)
     with pytest.raises(FospError, match='not the same layouts'):
         table.versus([(before, {**better, 'task': 'unseen2'})])
+
+
+def test_seeds_that_differ_widen_the_interval():
+    """Three seeds on the same 40 layouts are no 120 layouts: one is far better, two are a little worse."""
+    def seeded(stage, seed, reached):
+        return row('a', stage, 'off', [1] * reached + [0] * (40 - reached), [0] * 40, seed=seed)
+    apart = [(seeded('before', s, 20), seeded('fosp', s, n)) for s, n in enumerate((38, 19, 18))]
+    found = table.versus(apart)
+    assert (found['n'], found['seeds'], found['difference']) == (40, 3, pytest.approx(15 / 120))
+    assert found['verdict'] == 'no winner' and found['ci'][0] < 0 < 0.3 < found['ci'][1]
+    assert found['sr']['gained'] == 18 and found['sr']['p_value'] is None
+    # Of the same outcomes as layouts of one seed it would be a winner.
+    tasks = [tuple({**r, 'seed': 0, 'task': f'unseen{r["seed"]}'} for r in pair) for pair in apart]
+    alone = table.versus(tasks)
+    assert (alone['n'], alone['seeds'], alone['verdict']) == (120, 1, 'better') and alone['sr']['p_value'] < 0.01
+    # Seeds that do the same on each layout say no more than one of them: n is not three times as large.
+    alike = [(seeded('before', s, 20), seeded('fosp', s, 26)) for s in range(3)]
+    one, three = table.versus(alike[:1]), table.versus(alike)
+    assert three['ci'] == pytest.approx(one['ci'], abs=0.03) and one['ci'][0] > 0
+    text = page.text({'rows': [], 'comparisons': [{**found, 'kind': 'tuning', 'task': 'all', **{
+        k: {'model': 'a', 'stage': k, 'filter': 'off'} for k in ('reference', 'other')}}]})
+    assert '40 layouts x 3 seeds: no winner' in text
+
+
+def test_a_seed_that_lacks_a_task_counts_where_it_ran():
+    def pair(task, seed, reached):
+        return tuple(row('a', stage, 'off', [1] * n + [0] * (30 - n), [0] * 30, task=task, seed=seed)
+                     for stage, n in (('before', 10), ('fosp', reached)))
+    found = table.versus([pair('unseen1', 0, 20), pair('unseen2', 0, 20), pair('unseen1', 1, 14)])
+    assert (found['n'], found['seeds']) == (60, 2) and found['difference'] == pytest.approx(24 / 90)
+    assert found['ci'][0] < 24 / 90 < found['ci'][1]
 
 
 def test_who_is_compared_with_whom():
