@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from fosp_core.evaluate import film
     from fosp_core.io import atomic_write_bytes, write_json
     from fosp_core.paths import share_dir
-    from fosp_sim.evaluate import Learned
+    from fosp_sim.actors import Learned
     from fosp_sim.guard import Guard
     task = parse_task(args.task)
     if args.seed < 0:

@@ -16,8 +16,8 @@ import numpy as np
 from fosp_core.data.episode import Episode
 from fosp_core.errors import FospError
 from fosp_core.safety.reasons import STAGES
+from fosp_sim.actors import Actor, Learned
 from fosp_sim.collect import EPISODE_GAP_NS, EVALUATION_SEEDS, STAMP_ZERO_NS
-from fosp_sim.evaluate import Actor, Learned
 from fosp_sim.safereach import SafeReachEnv, parse_task
 
 

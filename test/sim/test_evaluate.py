@@ -13,8 +13,9 @@ import pytest
 from fosp_core.cli import main
 from fosp_core.errors import FospError
 from fosp_core.safety.reasons import STAGES
+from fosp_sim.actors import Result, Scripted, run_episode
 from fosp_sim.demonstrators import KINDS
-from fosp_sim.evaluate import FIRST_SEED, Result, Scripted, evaluation_seeds, row, run_episode, table, tasks_of
+from fosp_sim.evaluate import FIRST_SEED, evaluation_seeds, row, table, tasks_of
 from fosp_sim.safereach import TASKS, SafeReachEnv
 
 
@@ -228,7 +229,7 @@ def test_a_contact_without_an_intervention_before_it_is_unwarned(stage, late, un
 def test_the_guard_keeps_the_limits_and_tells_the_model_what_was_sent(calibrated_toy):
     """An action that leads out of the workspace box is cut; the learner must hear of the cut one."""
     from fosp_core.deploy.bundle import Bundle
-    from fosp_sim.evaluate import Learned
+    from fosp_sim.actors import Learned
     from fosp_sim.guard import Guard
     guard = Guard(Bundle.open(calibrated_toy))
     actor = Learned(Bundle.open(calibrated_toy), guard)
