@@ -11,6 +11,7 @@ import numpy as np
 
 from fosp_core.evaluate import charts, film
 from fosp_core.evaluate.html_page import cell, document
+from fosp_core.evaluate.statistics import rate_text
 from fosp_core.io import atomic_write_bytes, write_json
 
 ROW_KEYS = ('task', 'phase', 'n', 'sr', 'cv', 'sr_ci', 'cv_ci', 'interventions')
@@ -72,12 +73,10 @@ def to_json(findings: Findings) -> dict:
 
 def text_table(findings: Findings) -> str:
     """Return the table that the demo prints."""
-    def rate(value, interval):
-        return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
     lines = [f'{"task":10s} {"phase":8s} {"n":>3s}  {"SR [95 % Wilson]":>22s}  {"CV [95 % Wilson]":>22s}  '
              'interventions']
-    lines += [f'{r["task"]:10s} {r["phase"]:8s} {r["n"]:3d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
-              f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["interventions"]:5d}' for r in findings.rows]
+    lines += [f'{r["task"]:10s} {r["phase"]:8s} {r["n"]:3d}  {rate_text(r["sr"], r["sr_ci"]):>22s}  '
+              f'{rate_text(r["cv"], r["cv_ci"]):>22s}  {r["interventions"]:5d}' for r in findings.rows]
     latency = percentiles(findings.latency_ms)
     if latency['p50'] is not None:
         lines.append(f'image to command_out: p50 {latency["p50"]:.1f} ms, p99 {latency["p99"]:.1f} ms over '
@@ -97,13 +96,11 @@ def _paired(paired: dict) -> str:
 
 
 def _rates_table(rows: list) -> str:
-    def rate(value, interval):
-        return f'{100 * value:.0f} %  [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]'
     head = ''.join(f'<th scope="col">{h}</th>' for h in ('task', 'phase', 'n', 'interventions', 'SR [95 %]',
                                                         'CV [95 %]'))
     body = ''.join('<tr>' + cell('', r['task']) + cell('', r['phase']) + cell('n', str(r['n']))
-                   + cell('interventions', str(r['interventions'])) + cell('SR', rate(r['sr'], r['sr_ci']))
-                   + cell('CV', rate(r['cv'], r['cv_ci'])) + '</tr>' for r in rows)
+                   + cell('interventions', str(r['interventions'])) + cell('SR', rate_text(r['sr'], r['sr_ci']))
+                   + cell('CV', rate_text(r['cv'], r['cv_ci'])) + '</tr>' for r in rows)
     return f'<table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 

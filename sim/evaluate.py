@@ -17,7 +17,7 @@ import numpy as np
 
 from fosp_core.errors import FospError
 from fosp_core.evaluate import comparison
-from fosp_core.evaluate.statistics import bootstrap_mean, summary_row
+from fosp_core.evaluate.statistics import bootstrap_mean, rate_text, summary_row
 from fosp_core.safety.reasons import STAGES
 from fosp_sim.actors import Learned, Result, Scripted, run_episode
 from fosp_sim.demonstrators import KINDS
@@ -94,17 +94,14 @@ def tasks_of(names: list[str] | None) -> list[str]:
 
 def table(rows: list[dict]) -> str:
     """Return the rows as text with intervals in per cent."""
-    def rate(value, interval):
-        return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
-
     def unit(value, name):
         return '-' if value is None else f'{value:.2f} {name}'
     lines = [f'{"task":10s} {"policy":15s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  '
              f'{"return":>6s} {"steps":>5s} {"path":>6s} {"to goal":>8s}  interventions '
              + ' '.join(f'{s:>8s}' for s in (*STAGES[1:], 'unwarned'))]
-    lines += [f'{r["task"]:10s} {r["phase"]:15s} {r["n"]:4d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
-              f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["return"]:6.2f} {r["steps"]:5.1f} {unit(r["path_m"], "m"):>6s} '
-              f'{unit(r["time_to_goal_s"], "s"):>8s}  {r["interventions"]:13d} '
+    lines += [f'{r["task"]:10s} {r["phase"]:15s} {r["n"]:4d}  {rate_text(r["sr"], r["sr_ci"]):>22s}  '
+              f'{rate_text(r["cv"], r["cv_ci"]):>22s}  {r["return"]:6.2f} {r["steps"]:5.1f} '
+              f'{unit(r["path_m"], "m"):>6s} {unit(r["time_to_goal_s"], "s"):>8s}  {r["interventions"]:13d} '
               + ' '.join(f'{"-" if v is None else v:>8}' for v in (
                   *((r['altered'] or {}).get(s) for s in STAGES[1:]), r['contacts_unwarned'])) for r in rows]
     if any(r['altered'] for r in rows):

@@ -34,6 +34,11 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     return (0.0 if successes == 0 else max(0.0, centre - half)), (1.0 if successes == n else min(1.0, centre + half))
 
 
+def rate_text(rate: float, interval: Sequence[float]) -> str:
+    """Return a rate with its interval as every table and page writes it, in per cent."""
+    return f'{100 * rate:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'
+
+
 def upper_limit(successes: int, n: int, confidence: float = 0.95) -> float:
     """Return the exact one-sided upper limit of a rate seen as `successes` of `n` (Clopper and Pearson); 1 for n = 0.
 

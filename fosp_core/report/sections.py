@@ -10,6 +10,7 @@ import numpy as np
 
 from fosp_core.evaluate import charts, comparison, film
 from fosp_core.evaluate.html_page import cell
+from fosp_core.evaluate.statistics import rate_text
 from fosp_core.safety.reasons import STAGES
 
 AGAINST = ('Difference in points on the same layouts with its 95 % interval (Tango), and the exact test of McNemar. '
@@ -33,10 +34,6 @@ def card(body: str, heading: str = '') -> str:
     return f'<div class="card">{f"<h3>{html.escape(heading)}</h3>" if heading else ""}{body}</div>'
 
 
-def _rate(value: float, interval: Sequence[float]) -> str:
-    return f'{100 * value:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'
-
-
 def _count(row: dict, key: str) -> str:
     return '-' if row.get(key) is None else str(row[key])
 
@@ -48,8 +45,8 @@ def results(evaluations: Sequence[dict]) -> str:
              *STAGES[1:], 'unwarned')
     body = ''
     for r, result in rows:
-        values = (r['task'], r['phase'], result['through'], str(r['n']), _rate(r['sr'], r['sr_ci']),
-                  _rate(r['cv'], r['cv_ci']), f'{r["steps"]:.0f}', str(r['interventions']),
+        values = (r['task'], r['phase'], result['through'], str(r['n']), rate_text(r['sr'], r['sr_ci']),
+                  rate_text(r['cv'], r['cv_ci']), f'{r["steps"]:.0f}', str(r['interventions']),
                   *(str((r.get('altered') or {}).get(stage, '-')) for stage in STAGES[1:]),
                   _count(r, 'contacts_unwarned'))
         body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'

@@ -6,14 +6,11 @@ import html
 
 from fosp_core.evaluate import charts
 from fosp_core.evaluate.html_page import cell, document
+from fosp_core.evaluate.statistics import rate_text
 from fosp_core.study.table import BEFORE
 
 WORDS = {'tuning': 'after fine-tuning against before', 'filter': 'filter on against off',
          'model': 'model against model', 'method': 'fine-tuning method against method'}
-
-
-def _rate(value: float, interval) -> str:
-    return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
 
 
 def _name(side: dict) -> str:
@@ -29,7 +26,7 @@ def text(found: dict) -> str:
     lines = [f'{"task":10s} {"model":14s} {"seed":>4s} {"stage":12s} {"filter":6s} {"n":>5s}  '
              f'{"SR [95 % Wilson]":>22s}  {"CV [95 % Wilson]":>22s}']
     lines += [f'{r["task"]:10s} {r["model"]:14s} {r["seed"]:4d} {r["stage"]:12s} {r["filter"]:6s} {r["n"]:5d}  '
-              f'{_rate(r["sr"], r["sr_ci"]):>22s}  {_rate(r["cv"], r["cv_ci"]):>22s}' for r in found['rows']]
+              f'{rate_text(r["sr"], r["sr_ci"]):>22s}  {rate_text(r["cv"], r["cv_ci"]):>22s}' for r in found['rows']]
     pooled = [c for c in found['comparisons'] if c['task'] == 'all']
     if pooled:
         lines.append('SR - CV on the same layouts, all tasks pooled (95 % bootstrap):')
@@ -44,8 +41,9 @@ def _rows_table(rows: list[dict]) -> str:
     body = ''
     for r in rows:
         values = (r['task'], r['model'], str(r['seed']), r['stage'], r['filter'], str(r['n']),
-                  _rate(r['sr'], r['sr_ci']), _rate(r['cv'], r['cv_ci']), f'{r["return"]:.2f}', f'{r["steps"]:.0f}')
-        body += '<tr>' + ''.join(cell(n, v.strip()) for n, v in zip(names, values)) + '</tr>'
+                  rate_text(r['sr'], r['sr_ci']), rate_text(r['cv'], r['cv_ci']), f'{r["return"]:.2f}',
+                  f'{r["steps"]:.0f}')
+        body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
     return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -97,7 +95,7 @@ def page(found: dict) -> str:
     if found['rollouts']:
         parts += ['<h2>The fine-tuning phase itself</h2><p>Every episode that was recorded for a fine-tune, behind the '
                   'filter.</p>', _plain([{'task': r['task'], 'model': r['model'], 'seed': r['seed'], 'n': r['n'],
-                                          'SR': _rate(r['sr'], r['sr_ci']), 'CV': _rate(r['cv'], r['cv_ci'])}
+                                          'SR': rate_text(r['sr'], r['sr_ci']), 'CV': rate_text(r['cv'], r['cv_ci'])}
                                          for r in found['rollouts']])]
     if found['fine_tunes']:
         parts += ['<h2>What the gates said</h2><p>On a robot a refused model never reaches the arm; the study '
@@ -118,5 +116,5 @@ def _label(row: dict) -> str:
 
 def _plain(rows: list[dict]) -> str:
     head = ''.join(f'<th scope="col">{html.escape(n)}</th>' for n in rows[0])
-    body = ''.join('<tr>' + ''.join(cell(n, str(v).strip()) for n, v in r.items()) + '</tr>' for r in rows)
+    body = ''.join('<tr>' + ''.join(cell(n, str(v)) for n, v in r.items()) + '</tr>' for r in rows)
     return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

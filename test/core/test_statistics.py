@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fosp_core.evaluate.statistics import (
     bootstrap_mean,
     mcnemar,
+    rate_text,
     summary_row,
     upper_limit,
     wilson,
@@ -26,6 +27,11 @@ from fosp_core.evaluate.statistics import (
 ])
 def test_wilson_reproduces_newcombes_table(k, n, low, high):
     assert wilson(k, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+def test_a_rate_reads_the_same_everywhere():
+    assert rate_text(1.0, wilson(3, 3)) == '100.0 % [43.9, 100.0]'
+    assert rate_text(0.035, (0.0, 0.0912)) == '3.5 % [0.0, 9.1]'
 
 
 def test_wilson_has_exact_ends():

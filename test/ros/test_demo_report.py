@@ -61,7 +61,8 @@ def test_page_tells_everything_and_escapes_it(findings):
     assert '&lt;boom&gt;' in page and '<boom>' not in page
     assert '<script>' not in page and 'unseen3 &lt;b&gt;' in page
     assert 'every command passed the filter' not in page
-    for text in ('33 %', '67 %', '6.5 / 29.3 ms', 'risk_scaled', '>13<', 'hardware emergency stop'):
+    for text in ('33.3 % [6.1, 79.2]', '66.7 % [20.8, 93.9]', '6.5 / 29.3 ms', 'risk_scaled', '>13<',
+                 'hardware emergency stop'):
         assert text in page, text
     findings.problems, findings.bypassed_commands = [], 0
     assert 'every command passed the filter' in report.page(findings)
