@@ -74,7 +74,7 @@ def film_of(stage: Stage, phases: list[Phase], folder: Path) -> report.Film | No
               f'{"touches an obstacle" if filmed.violation else "touches nothing"}'
     return report.Film(f'{episode.task}, layout {episode.seed}, phase "after": {outcome}', pictures,
                        [t.risk for t in filmed.ticks], levels[-1] if levels else float('nan'),
-                       [t.reason for t in filmed.ticks], [t.changed for t in filmed.ticks],
+                       [t.reason for t in filmed.ticks], [t.altered for t in filmed.ticks],
                        [t.cost for t in filmed.ticks])
 
 

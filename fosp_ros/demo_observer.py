@@ -20,6 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image, Joy
 
+from fosp_core.safety.reasons import STAGES
 from fosp_ros import qos
 from fosp_ros.diagnostics import values_of
 
@@ -37,7 +38,7 @@ class Tick:
     risk: float = math.nan
     level: float = math.nan
     reason: str = ''
-    changed: bool = False
+    altered: str = ''       # by which stage of the filter, of reasons.STAGES
     cost: bool = False
 
 
@@ -59,7 +60,19 @@ class Episode:
     @property
     def changed(self) -> int:
         """Commands that the filter changed because of the risk."""
-        return sum(t.changed for t in self.ticks)
+        return self.altered['risk']
+
+    @property
+    def altered(self) -> dict[str, int]:
+        """Commands that are not the proposed ones, by stage of the filter."""
+        return {stage: sum(t.altered == stage for t in self.ticks) for stage in STAGES}
+
+    @property
+    def unwarned(self) -> bool:
+        """Whether there was a contact with no intervention before it."""
+        ticks = sorted(self.ticks, key=lambda t: t.stamp)
+        first = next((t.stamp for t in ticks if t.cost), None)
+        return self.violation and not any(t.altered == 'risk' for t in ticks if first is None or t.stamp < first)
 
 
 def _number(text: object) -> float:
@@ -196,7 +209,7 @@ class Observer:
             if tick is None:        # the watchdog's stop belongs to no observation
                 return
             tick.risk, tick.level = _number(values.get('risk')), _number(values.get('level'))
-            tick.reason, tick.changed = message.message, message.message.startswith('risk_')
+            tick.reason, tick.altered = message.message, values.get('altered', '')
 
     def _on_episode(self, message: DiagnosticStatus) -> None:
         v = values_of(message)

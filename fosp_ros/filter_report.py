@@ -64,7 +64,7 @@ def state_message(reason: Reason, state: FilterState, ages: dict[str, float], la
         'rules': ' '.join(r.word for r in record.rules), 'latched': ' '.join(r.word for r in state.latched),
         'risk': f'{record.risk:.4f}', 'risk_nominal': f'{record.risk_nominal:.4f}', 'level': f'{record.level:.4f}',
         'surprise': f'{record.surprise:.3f}', 'nominal': _numbers(record.nominal), 'sent': _numbers(record.sent),
-        'interventions': state.interventions, 'stamp': '' if stamp is None else stamp,
+        'altered': record.altered, 'interventions': state.interventions, 'stamp': '' if stamp is None else stamp,
         'latency_ms': f'{latency_ms:.2f}', **more, **{f'age_{kind}': f'{age:.3f}' for kind, age in ages.items()}})
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fosp_core.evaluate import charts, film
 from fosp_core.evaluate.html_page import cell, document
+from fosp_core.evaluate.statistics import rate_text
 from fosp_core.io import atomic_write_bytes, write_json
 
 ROW_KEYS = ('task', 'phase', 'n', 'sr', 'cv', 'sr_ci', 'cv_ci', 'interventions')
@@ -18,14 +19,17 @@ ROW_KEYS = ('task', 'phase', 'n', 'sr', 'cv', 'sr_ci', 'cv_ci', 'interventions')
 
 @dataclasses.dataclass
 class Film:
-    """One episode tick by tick: pictures uint8 (T, H, W, 3), risk (T,), level, reason words (T,), contacts (T,)."""
+    """One episode tick by tick: pictures uint8 (T, H, W, 3), risk (T,), level, reason words (T,), contacts (T,).
+
+    altered: per tick the stage of the filter that altered the command, of reasons.STAGES, or empty.
+    """
 
     title: str
     pictures: list
     risk: list
     level: float
     reasons: list
-    changed: list
+    altered: list
     cost: list
     period: float = 0.1
 
@@ -69,12 +73,10 @@ def to_json(findings: Findings) -> dict:
 
 def text_table(findings: Findings) -> str:
     """Return the table that the demo prints."""
-    def rate(value, interval):
-        return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
     lines = [f'{"task":10s} {"phase":8s} {"n":>3s}  {"SR [95 % Wilson]":>22s}  {"CV [95 % Wilson]":>22s}  '
              'interventions']
-    lines += [f'{r["task"]:10s} {r["phase"]:8s} {r["n"]:3d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
-              f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["interventions"]:5d}' for r in findings.rows]
+    lines += [f'{r["task"]:10s} {r["phase"]:8s} {r["n"]:3d}  {rate_text(r["sr"], r["sr_ci"]):>22s}  '
+              f'{rate_text(r["cv"], r["cv_ci"]):>22s}  {r["interventions"]:5d}' for r in findings.rows]
     latency = percentiles(findings.latency_ms)
     if latency['p50'] is not None:
         lines.append(f'image to command_out: p50 {latency["p50"]:.1f} ms, p99 {latency["p99"]:.1f} ms over '
@@ -94,13 +96,11 @@ def _paired(paired: dict) -> str:
 
 
 def _rates_table(rows: list) -> str:
-    def rate(value, interval):
-        return f'{100 * value:.0f} %  [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]'
     head = ''.join(f'<th scope="col">{h}</th>' for h in ('task', 'phase', 'n', 'interventions', 'SR [95 %]',
                                                         'CV [95 %]'))
     body = ''.join('<tr>' + cell('', r['task']) + cell('', r['phase']) + cell('n', str(r['n']))
-                   + cell('interventions', str(r['interventions'])) + cell('SR', rate(r['sr'], r['sr_ci']))
-                   + cell('CV', rate(r['cv'], r['cv_ci'])) + '</tr>' for r in rows)
+                   + cell('interventions', str(r['interventions'])) + cell('SR', rate_text(r['sr'], r['sr_ci']))
+                   + cell('CV', rate_text(r['cv'], r['cv_ci'])) + '</tr>' for r in rows)
     return f'<table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
@@ -132,17 +132,17 @@ def _key(*entries: tuple[str, str]) -> str:
 
 
 def _film_section(shown: Film) -> str:
-    data = film.encode(shown.pictures, shown.risk, shown.level, shown.reasons, shown.changed, shown.period)
+    data = film.encode(shown.pictures, shown.risk, shown.level, shown.reasons, shown.altered, shown.period)
     seconds = [i * shown.period for i in range(len(shown.risk))]
     alt = f'Film of one episode: {shown.title}'
     return ('<h2>One episode</h2><div class="grid"><div class="card">'
             f'<h3>{html.escape(shown.title)}</h3>{film.image_tag(data, html.escape(alt, quote=True))}'
             '<p class="dim">What the camera saw; below it the risk of the command that was sent. '
-            'A yellow frame: the filter changed the command.</p></div>'
+            f'{film.FRAMES}</p></div>'
             '<div class="card"><h3>Risk over time</h3>'
-            + charts.risk_over_time(seconds, shown.risk, shown.level, shown.changed, shown.cost)
+            + charts.risk_over_time(seconds, shown.risk, shown.level, [a == 'risk' for a in shown.altered], shown.cost)
             + _key(('cv', 'risk of the command that was sent'), ('mark', 'calibrated level'),
-                   ('changed', 'filter changed the command'), ('touch', 'contact')) + '</div></div>')
+                   ('changed', 'the risk changed the command'), ('touch', 'contact')) + '</div></div>')
 
 
 def page(findings: Findings) -> str:

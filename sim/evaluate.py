@@ -9,7 +9,6 @@ where `fosp collect` ends.
 
 import argparse
 import contextlib
-import dataclasses
 import importlib.util
 import time
 from pathlib import Path
@@ -17,15 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from fosp_core.errors import FospError
-from fosp_core.evaluate.statistics import bootstrap_mean, mcnemar, summary_row
-from fosp_sim.demonstrators import KINDS, make_demonstrator
+from fosp_core.evaluate import comparison
+from fosp_core.evaluate.statistics import bootstrap_mean, rate_text, summary_row
+from fosp_core.safety.reasons import STAGES
+from fosp_sim.actors import Learned, Result, Scripted, run_episode
+from fosp_sim.demonstrators import KINDS
 from fosp_sim.safereach import TASKS, SafeReachEnv, parse_task
 
 FIRST_SEED = 1_000_000      # `fosp collect` refuses seeds from here on
 SEED_STRIDE = 10_000
 SUITES = {'safereach': TASKS}
 PERIOD = 0.1                # s, of a decision
-CORNERS = ('safe', 'random')
 
 
 def evaluation_seeds(seed: int, episodes: int) -> range:
@@ -34,102 +35,6 @@ def evaluation_seeds(seed: int, episodes: int) -> range:
         raise FospError(f'--seed {seed} --episodes {episodes}: expected a seed from 0 and 1 to {SEED_STRIDE} episodes')
     first = FIRST_SEED + seed * SEED_STRIDE
     return range(first, first + episodes)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """One finished episode; `reward` and `cost` are sums, `interventions` counts altered or refused commands, `path` is
-    the way of the fingertip in metres.
-    """
-
-    seed: int
-    success: bool
-    violation: bool
-    steps: int
-    reward: float
-    cost: float
-    interventions: int = 0
-    path: float = float('nan')
-
-
-class Actor:
-    """What acts in an episode; with `guard` its commands pass the filter, else they are sent as they are.
-
-    A subclass has `_begin(env, seed)` and `_propose(env, observation)`; `_previous` is what was really sent.
-    """
-
-    def __init__(self, name: str, guard=None):
-        self.phase, self.guard = name if guard is None else f'{name}+filter', guard
-        self.interventions = 0
-
-    @property
-    def pictures(self) -> bool:
-        """Whether it needs rendered pictures."""
-        return self.guard is not None
-
-    def reset(self, env: SafeReachEnv, seed: int) -> None:
-        """Begin the episode that `env` was reset to."""
-        self.interventions = 0
-        self._previous, self._first = np.zeros(3, np.float32), True
-        if self.guard is not None:
-            self.guard.reset()
-        self._begin(env, seed)
-
-    def action(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
-        """Return the action (3,) in [-1, 1] that is really sent."""
-        action = self._propose(env, observation)
-        if self.guard is not None:
-            action, intervened = self.guard(env, observation, self._previous, self._first, action)
-            self.interventions += intervened
-        self._previous, self._first = action, False
-        return action
-
-
-class Scripted(Actor):
-    """A demonstrator, which knows the layout, or uniformly random actions."""
-
-    def __init__(self, kind: str, guard=None):
-        super().__init__(kind, guard)
-        self.kind = kind
-
-    def _begin(self, env: SafeReachEnv, seed: int) -> None:
-        self._rng = np.random.default_rng([seed, 7])
-        self._demonstrator = None if self.kind == 'random' else make_demonstrator(self.kind, env, self._rng)
-
-    def _propose(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
-        if self._demonstrator is None:
-            return self._rng.uniform(-1.0, 1.0, 3).astype(np.float32)
-        return self._demonstrator.action(env)
-
-
-class Learned(Actor):
-    """The bundle's policy on ONNX Runtime, as the learner node runs it; it too is told what was really sent."""
-
-    pictures = True
-
-    def __init__(self, bundle, guard=None, explore: bool = False):
-        from fosp_core.deploy.runtime import PolicyRuntime
-        super().__init__('model', guard)
-        self.policy, self.explore = PolicyRuntime(bundle), explore
-
-    def _begin(self, env: SafeReachEnv, seed: int) -> None:
-        self.policy.reset()
-
-    def _propose(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
-        return self.policy.step(observation, self._previous, self._first, self.explore).action
-
-
-def run_episode(env: SafeReachEnv, actor, seed: int) -> Result:
-    """Run one episode of `actor` on the layout of `seed`."""
-    observation, info = env.reset(seed=seed)
-    actor.reset(env, seed)
-    reward_sum = cost_sum = 0.0
-    done = False
-    while not done:
-        observation, reward, cost, terminated, truncated, info = env.step(actor.action(env, observation))
-        reward_sum, cost_sum, done = reward_sum + reward, cost_sum + cost, terminated or truncated
-    return Result(seed, info['success'], info['violation'], info['steps'], reward_sum, cost_sum, actor.interventions,
-                  info['path_m'])
 
 
 def _mean(name: str, values: list[float]) -> dict:
@@ -150,6 +55,9 @@ def row(task: str, phase: str, results: list[Result]) -> dict:
              'time_to_goal_s': [PERIOD * r.steps for r in results if r.success]}
     for name, values in means.items():
         out |= _mean(name, values)
+    filtered = bool(results) and all(r.altered is not None for r in results)
+    out |= {'altered': {stage: sum(r.altered[stage] for r in results) for stage in STAGES} if filtered else None,
+            'contacts_unwarned': sum(r.unwarned for r in results) if filtered else None}
     return out | {'outcomes': {'seed': [r.seed for r in results], 'success': [int(r.success) for r in results],
                                'violation': [int(r.violation) for r in results],
                                'interventions': [int(r.interventions) for r in results]}}
@@ -165,10 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--episodes', type=int, default=100, metavar='N', help='per task and policy (default: 100)')
     parser.add_argument('--seed', type=int, default=0, metavar='S',
                         help=f'layouts {FIRST_SEED} + {SEED_STRIDE} S and on, which no data set holds (default: 0)')
-    parser.add_argument('--policy', choices=('model', *KINDS, 'random'), default='model',
-                        help='what acts (default: model); the others are scripted and know the layout, or random')
-    parser.add_argument('--filter', choices=('on', 'off'),
-                        help='safety filter behind the policy (default: on for the model, off for the others)')
+    parser.add_argument('--policy', choices=('model', *KINDS, 'straight', 'random'), default='model',
+                        help='what acts (default: model); safe, reckless and noisy are scripted with the whole layout, '
+                             'straight flies at the goal and knows no obstacle, random knows nothing')
+    parser.add_argument('--filter', choices=('on', 'off', 'both'),
+                        help='safety filter behind the policy (default: on for the model, off for the others); both: '
+                             'with and without it on the same layouts, and compared')
     parser.add_argument('--through', choices=('core', 'ros'), default='core',
                         help='core: one process, no ROS (default); ros: the graph of nodes, at the pace of the robot')
     parser.add_argument('--no-corners', action='store_true',
@@ -184,16 +94,19 @@ def tasks_of(names: list[str] | None) -> list[str]:
 
 def table(rows: list[dict]) -> str:
     """Return the rows as text with intervals in per cent."""
-    def rate(value, interval):
-        return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
-
     def unit(value, name):
         return '-' if value is None else f'{value:.2f} {name}'
     lines = [f'{"task":10s} {"policy":15s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  '
-             f'{"return":>6s} {"steps":>5s} {"path":>6s} {"to goal":>8s}  interventions']
-    lines += [f'{r["task"]:10s} {r["phase"]:15s} {r["n"]:4d}  {rate(r["sr"], r["sr_ci"]):>22s}  '
-              f'{rate(r["cv"], r["cv_ci"]):>22s}  {r["return"]:6.2f} {r["steps"]:5.1f} {unit(r["path_m"], "m"):>6s} '
-              f'{unit(r["time_to_goal_s"], "s"):>8s}  {r["interventions"]}' for r in rows]
+             f'{"return":>6s} {"steps":>5s} {"path":>6s} {"to goal":>8s}  interventions '
+             + ' '.join(f'{s:>8s}' for s in (*STAGES[1:], 'unwarned'))]
+    lines += [f'{r["task"]:10s} {r["phase"]:15s} {r["n"]:4d}  {rate_text(r["sr"], r["sr_ci"]):>22s}  '
+              f'{rate_text(r["cv"], r["cv_ci"]):>22s}  {r["return"]:6.2f} {r["steps"]:5.1f} '
+              f'{unit(r["path_m"], "m"):>6s} {unit(r["time_to_goal_s"], "s"):>8s}  {r["interventions"]:13d} '
+              + ' '.join(f'{"-" if v is None else v:>8}' for v in (
+                  *((r['altered'] or {}).get(s) for s in STAGES[1:]), r['contacts_unwarned'])) for r in rows]
+    if any(r['altered'] for r in rows):
+        lines.append('interventions: commands that the risk changed; beside them those altered by surprise, limits and '
+                     'stops; unwarned: episodes with a contact and no intervention before it')
     return '\n'.join(lines)
 
 
@@ -209,8 +122,8 @@ def through_graph(args: argparse.Namespace, bundle, tasks: list[str], seeds: ran
     found = evaluate_graph.run(bundle, tasks, seeds)
     results = {}
     for task, episodes in found.episodes.items():
-        results[task] = [Result(e.seed, e.success, e.violation, e.steps, e.reward, e.cost, e.changed, e.path)
-                         for e in episodes]
+        results[task] = [Result(e.seed, e.success, e.violation, e.steps, e.reward, e.cost, e.changed, e.path, e.altered,
+                                e.unwarned) for e in episodes]
     return results, {'latency_ms': percentiles(found.latency_ms), 'missed_deadlines': found.missed_deadlines,
                      'commands': len(found.latency_ms), 'latencies_ms': [round(v, 1) for v in found.latency_ms],
                      'operator_resets': sorted(found.resets)}
@@ -219,11 +132,13 @@ def through_graph(args: argparse.Namespace, bundle, tasks: list[str], seeds: ran
 def actors_of(args: argparse.Namespace, bundle) -> list:
     """Return the policies of the table: the asked one first, then the corners."""
     guard = None
-    if args.filter == 'on':
+    if args.filter != 'off':
         from fosp_sim.guard import Guard
         guard = Guard(bundle)
-    first = Learned(bundle, guard) if args.policy == 'model' else Scripted(args.policy, guard)
-    return [first] + [Scripted(c) for c in CORNERS if not args.no_corners and c != first.phase]
+    asked = [Learned(bundle, g) if args.policy == 'model' else Scripted(args.policy, g)
+             for g in ((guard, None) if args.filter == 'both' else (guard,))]
+    known = [a.phase for a in asked]
+    return asked + [Scripted(c) for c in comparison.CORNERS if not args.no_corners and c not in known]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -237,37 +152,32 @@ def run(args: argparse.Namespace) -> int:
     if args.filter is None:
         args.filter = 'on' if args.policy == 'model' else 'off'
     bundle = None
-    if args.policy == 'model' or args.filter == 'on':
+    if args.policy == 'model' or args.filter != 'off':
         from fosp_core.deploy.bundle import Bundle
         from fosp_core.paths import share_dir
         folder = Path(args.model) if args.model else share_dir() / 'models' / 'safereach'
-        bundle = Bundle.open(folder, None, args.filter == 'on')     # the filter runs on no uncalibrated model
-    rows, paired, graph, results = [], [], None, {}
+        bundle = Bundle.open(folder, None, args.filter != 'off')    # the filter runs on no uncalibrated model
+    rows, graph, results = [], None, {}
     actors = actors_of(args, bundle)
     if args.through == 'ros':
         results, graph = through_graph(args, bundle, tasks, seeds)
     for task in tasks:
-        outcomes = {}
         for actor in actors:
             if args.through == 'ros' and actor is actors[0]:
-                outcomes[actor.phase] = results[task]
                 rows.append(row(task, actor.phase, results[task]))
                 continue
             with contextlib.closing(SafeReachEnv(task, render=actor.pictures)) as env:
-                outcomes[actor.phase] = [run_episode(env, actor, seed) for seed in
-                                         tqdm(seeds, unit='episode', desc=f'{task} {actor.phase}')]
-            rows.append(row(task, actor.phase, outcomes[actor.phase]))
-        first, *others = outcomes
-        for other in others:     # the same layouts: a paired test sees what two intervals hide
-            paired.append({'task': task, 'phase': first, 'against': other, 'sr': mcnemar(
-                [r.success for r in outcomes[other]], [r.success for r in outcomes[first]]), 'cv': mcnemar(
-                [r.violation for r in outcomes[other]], [r.violation for r in outcomes[first]])})
+                episodes = tqdm(seeds, unit='episode', desc=f'{task} {actor.phase}')
+                rows.append(row(task, actor.phase, [run_episode(env, actor, seed) for seed in episodes]))
+    paired = comparison.comparisons(rows)   # the same layouts: a paired test sees what two intervals hide
     result = {'suite': args.suite or 'safereach', 'through': args.through, 'policy': args.policy, 'filter': args.filter,
               'seed': args.seed, 'rows': rows, 'paired': paired,
               'graph': graph, 'model': {'version': bundle.version, 'sha256': bundle.sha256} if bundle else None,
               'wall_s': time.monotonic() - begin}
     if args.json != '-':
         print(table(rows))
+        if paired:
+            print(comparison.text(paired))
         if graph:
             spent = graph['latency_ms']
             print(f'picture to command: p50 {spent["p50"]:.1f} ms, p99 {spent["p99"]:.1f} ms; '

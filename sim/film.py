@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from fosp_core.evaluate import film
     from fosp_core.io import atomic_write_bytes, write_json
     from fosp_core.paths import share_dir
-    from fosp_sim.evaluate import Learned
+    from fosp_sim.actors import Learned
     from fosp_sim.guard import Guard
     task = parse_task(args.task)
     if args.seed < 0:
@@ -37,24 +37,22 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(Path(args.model) if args.model else share_dir() / 'models' / 'safereach', None, True)
     guard = Guard(bundle)
     actor = Learned(bundle, guard)
-    pictures, records, changed = [], [], []
+    pictures, records = [], []
     with contextlib.closing(SafeReachEnv(task)) as env:
         observation, info = env.reset(seed=args.seed)
         actor.reset(env, args.seed)
         done = False
         while not done:
             pictures.append(env.render_frame(PIXELS, PIXELS))
-            before = actor.interventions
             action = actor.action(env, observation)
             records.append(guard.state.record)
-            changed.append(actor.interventions > before)
             observation, _, _, terminated, truncated, info = env.step(action)
             done = terminated or truncated
     atomic_write_bytes(args.out, film.encode(pictures, [r.risk for r in records], records[-1].level,
-                                             [r.reason.name.lower() for r in records], changed))
+                                             [r.reason.word for r in records], [r.altered for r in records]))
     result = {'task': task, 'seed': args.seed, 'success': bool(info['success']), 'violation': bool(info['violation']),
-              'steps': len(records), 'interventions': sum(changed), 'film': str(args.out),
-              'model': {'version': bundle.version, 'sha256': bundle.sha256}}
+              'steps': len(records), 'interventions': actor.interventions, 'altered': dict(actor.altered),
+              'film': str(args.out), 'model': {'version': bundle.version, 'sha256': bundle.sha256}}
     if args.json:
         write_json(args.json, result)
     if args.json != '-':

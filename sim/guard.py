@@ -51,8 +51,10 @@ class Guard:
         self._clear = True
 
     def __call__(self, env, observation: dict, previous: np.ndarray, is_first: bool,
-                 action: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Filter one proposed action (A,) in [-1, 1]; return what is sent, in [-1, 1], and whether risk changed it."""
+                 action: np.ndarray) -> tuple[np.ndarray, str]:
+        """Filter one proposed action (A,) in [-1, 1]; return what is sent, in [-1, 1], and which stage altered
+        it: one of `reasons.STAGES`, 'risk' for an intervention, or empty.
+        """
         limits, contract = self.limits, self.contract
         self.now += limits.period
         last = np.zeros(limits.size) if is_first else self.state.last
@@ -76,9 +78,8 @@ class Guard:
         self._clear = False
         if not self._warm:
             self._settle(inputs, output)
-        before = self.state.interventions
         command, _, self.state = safety.decide(inputs, output, limits, self.state, self.now)
-        return contract.action.normalise(command), self.state.interventions > before
+        return contract.action.normalise(command), self.state.record.altered
 
     def _settle(self, inputs, output) -> None:
         """Let the release interval and the ramp pass while the arm rests."""

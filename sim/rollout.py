@@ -15,8 +15,9 @@ import numpy as np
 
 from fosp_core.data.episode import Episode
 from fosp_core.errors import FospError
+from fosp_core.safety.reasons import STAGES
+from fosp_sim.actors import Actor, Learned
 from fosp_sim.collect import EPISODE_GAP_NS, EVALUATION_SEEDS, STAMP_ZERO_NS
-from fosp_sim.evaluate import Actor, Learned
 from fosp_sim.safereach import SafeReachEnv, parse_task
 
 
@@ -74,6 +75,13 @@ def generate(env: SafeReachEnv, actor: Actor, episodes: int, seed: int) -> Itera
         step = int(episode.step[-1]) + 1
 
 
+def altered_words(row: dict) -> str:
+    """Return how many commands were altered by what."""
+    if row['altered'] is None:
+        return 'no filter'
+    return f'commands altered by {", ".join(f"{stage} {n}" for stage, n in row["altered"].items())}'
+
+
 def run(args: argparse.Namespace) -> int:
     """Record, write the bag, print the rates."""
     from tqdm import tqdm
@@ -104,12 +112,14 @@ def run(args: argparse.Namespace) -> int:
             for episode in tqdm(generate(env, actor, args.episodes, args.seed), total=args.episodes, unit='episode',
                                 desc=f'rollout {task}'):
                 writer.add(episode)
-                done.append((episode.success, episode.violation, episode.meta['interventions']))
-    row = summary_row(task, actor.phase, [d[0] for d in done], [d[1] for d in done], sum(d[2] for d in done))
+                done.append((episode.success, episode.violation, dict(actor.altered)))
+    row = summary_row(task, actor.phase, [d[0] for d in done], [d[1] for d in done],
+                      sum(d[2]['risk'] for d in done))
+    row['altered'] = {s: sum(d[2][s] for d in done) for s in STAGES} if actor.guard else None
     if args.json:
         write_json(args.json, {'rows': [row], 'bag': str(args.out), 'seed': args.seed,
                                'model': {'version': bundle.version, 'sha256': bundle.sha256}})
     if args.json != '-':
         print(f'{task} {actor.phase} n={row["n"]}  SR {row["sr"]:.2f}  CV {row["cv"]:.2f}  '
-              f'{row["interventions"]} commands changed; {args.out}')
+              f'{altered_words(row)}; {args.out}')
     return 0

@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from fosp_core.deploy.bundle import Bundle
     from fosp_core.deploy.runtime import FilterRuntime
     from fosp_core.deploy.trained_on import known_episodes
-    from fosp_core.evaluate import reliability
+    from fosp_core.evaluate import charts, reliability
+    from fosp_core.evaluate.html_page import document
     from fosp_core.io import atomic_write_bytes, write_json
     from fosp_core.safety.calibration import HORIZON, LEAD
     from fosp_core.train.dataset import load_dataset
@@ -79,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
               'crossfit': reliability.crossfit(pairs, alpha, horizon, lead, confidence=confidence)}
     if plot is not None:
         title = f'{bundle.name} {version}: {len(episodes)} episodes, horizon {horizon}'
-        picture = reliability.svg(rows, level, title)
-        atomic_write_bytes(plot, (picture if plot.suffix == '.svg' else _page(title, picture)).encode())
+        picture = charts.reliability(rows, level)
+        page = document(title, [f'<h1>{html.escape(title)}</h1>', picture])
+        atomic_write_bytes(plot, (charts.standalone(picture) if plot.suffix == '.svg' else page).encode())
     if args.json:
         write_json(args.json, result)
     if args.json != '-':
@@ -116,7 +118,3 @@ def _text(result: dict, episodes: int, horizon: int) -> str:
 def _rate(rate: dict) -> str:
     share = 'no case' if rate['rate'] is None else f'{rate["rate"]:.3f}'
     return f'{rate["count"]}/{rate["n"]} = {share} ({rate["ci"][0]:.3f} to {rate["ci"][1]:.3f})'
-
-
-def _page(title: str, picture: str) -> str:
-    return f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><body>{picture}</body>\n'

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fosp_core.evaluate.html_page import STYLE
+
 WIDTH = 360
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 24, 34
 
@@ -27,6 +29,12 @@ def _text(x: float, y: float, text: str, anchor: str = 'middle', kind: str = 'ti
 
 def _line(x0: float, y0: float, x1: float, y1: float, kind: str) -> str:
     return f'<line class="{kind}" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>'
+
+
+def standalone(drawing: str) -> str:
+    """Return a chart as a file of its own, with the style sheet of the page."""
+    return drawing.replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+        '>', f'><style>{STYLE}svg{{background:var(--paper)}}</style>', 1) + '\n'
 
 
 def nice_ticks(high: float, count: int = 4) -> list[float]:
@@ -114,7 +122,7 @@ def _path(points: Sequence[tuple[float, float]], kind: str) -> str:
 
 def risk_over_time(seconds: Sequence[float], risk: Sequence[float], level: float, changed: Sequence[bool],
                    cost: Sequence[bool]) -> str:
-    """Draw one episode: the risk that the filter saw (T,), its level, changed commands and contacts."""
+    """Draw one episode: the risk that the filter saw (T,), its level, commands that it changed, and contacts."""
     height = 190
     body, y = _frame(height, [0, 0.25, 0.5, 0.75, 1.0], 'risk')
     last = max(seconds[-1] if len(seconds) else 1.0, 0.1)
@@ -137,7 +145,7 @@ def risk_over_time(seconds: Sequence[float], risk: Sequence[float], level: float
         if tick <= last * 1.001:
             body += _text(x(tick), height - BOTTOM + 13, f'{tick:g}')
     body += _text((LEFT + WIDTH) / 2, height - 5, 'seconds', kind='axis')
-    return _svg(height, f'Risk over one episode, level {level:.3g}, {sum(map(bool, changed))} commands changed', body)
+    return _svg(height, f'Risk over one episode, level {level:.3g}; changed commands: {sum(map(bool, changed))}', body)
 
 
 def share_bars(counts: dict[str, int]) -> str:
@@ -213,10 +221,11 @@ def reliability(rows: Sequence[dict], level: float) -> str:
         + _text(x(level) + 4, TOP + 10, f'level {level:.3g}', 'start')
     for row in rows:
         body += _line(x(row['predicted']), y(row['ci'][0]), x(row['predicted']), y(row['ci'][1]), 'arm k1') \
-            + f'<circle class="dot k1" cx="{x(row["predicted"]):.1f}" cy="{y(row["observed"]):.1f}" r="4"/>'
+            + f'<circle class="dot k1" cx="{x(row["predicted"]):.1f}" cy="{y(row["observed"]):.1f}" r="4"/>' \
+            + _text(x(row['predicted']), height - BOTTOM - 4, str(row['n']))
     for tick in (0, 0.25, 0.5, 0.75, 1.0):
         body += _text(x(tick), height - BOTTOM + 13, f'{tick:.0%}', 'end' if tick == 1 else 'middle')
-    body += _text((LEFT + WIDTH) / 2, height - 5, 'predicted risk', kind='axis')
+    body += _text((LEFT + WIDTH) / 2, height - 5, 'predicted risk (above: decisions)', kind='axis')
     text = '; '.join(f'{r["predicted"]:.2f}: {r["observed"]:.2f} of {r["n"]}' for r in rows)
     return _svg(height, f'Observed against predicted risk. {text}', body)
 

@@ -14,10 +14,12 @@ from fosp_core.errors import FospError
 SIZE = 320          # pixels, width of the film
 STRIP = 84          # pixels, height of the risk strip below the picture
 INK, PAPER, RISK, LEVEL, CHANGED = (235, 238, 242), (20, 23, 28), (245, 150, 90), (150, 160, 172), (255, 214, 92)
+OTHER = (92, 190, 255)      # altered, but not by the risk
+FRAMES = 'A yellow frame: the risk changed the command; a blue one: surprise, a limit or a stop did.'
 
 
 def encode(pictures: Sequence[np.ndarray], risk: Sequence[float], level: float, captions: Sequence[str],
-           changed: Sequence[bool], period: float = 0.1) -> bytes:
+           altered: Sequence[str], period: float = 0.1) -> bytes:
     """Return an endless animated WebP.
 
     Parameters
@@ -30,8 +32,8 @@ def encode(pictures: Sequence[np.ndarray], risk: Sequence[float], level: float, 
         The calibrated level, drawn as a line.
     captions
         One short line per picture, (T,).
-    changed
-        Whether the filter changed the command, (T,).
+    altered
+        By which stage of the filter the command was altered, of `safety.reasons.STAGES`, or empty, (T,).
     period
         Seconds per picture.
 
@@ -50,11 +52,12 @@ def encode(pictures: Sequence[np.ndarray], risk: Sequence[float], level: float, 
         frame = Image.new('RGB', (SIZE, SIZE + STRIP), PAPER)
         frame.paste(Image.fromarray(np.ascontiguousarray(picture)).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
         draw = ImageDraw.Draw(frame)
-        if changed[i]:
-            draw.rectangle((0, 0, SIZE - 1, SIZE - 1), outline=CHANGED, width=4)
+        mark = CHANGED if altered[i] == 'risk' else OTHER
+        if altered[i]:
+            draw.rectangle((0, 0, SIZE - 1, SIZE - 1), outline=mark, width=4)
         value = f'risk {risk[i]:.2f}' if math.isfinite(risk[i]) else 'risk -'
         draw.text((8, SIZE + 4), f'{i * period:4.1f} s  {value}', font=font, fill=INK)
-        draw.text((SIZE - 8, SIZE + 4), caption, font=font, fill=CHANGED if changed[i] else INK, anchor='ra')
+        draw.text((SIZE - 8, SIZE + 4), caption, font=font, fill=mark if altered[i] else INK, anchor='ra')
         if math.isfinite(level):
             draw.line((point(0, level), point(count - 1, level)), fill=LEVEL)
         points = [point(k, r) for k, r in enumerate(risk[:i + 1]) if math.isfinite(r)]
@@ -62,7 +65,7 @@ def encode(pictures: Sequence[np.ndarray], risk: Sequence[float], level: float, 
             draw.line(points, fill=RISK, width=2, joint='curve')
         if points:
             x, y = points[-1]
-            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=CHANGED if changed[i] else RISK)
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=mark if altered[i] else RISK)
         frames.append(frame)
     if not frames:
         raise FospError('no picture was seen: there is nothing to film')

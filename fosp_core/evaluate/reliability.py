@@ -106,39 +106,3 @@ def crossfit(episodes: Replayed, alpha: float, horizon: int = 10, lead: int = 1,
         held = violating[k::folds] + others[k::folds]
         totals += [*missed(held, level, horizon, lead), *alarms(held, level)]
     return {'folds': folds, **rates(tuple(map(int, totals[:2])), tuple(map(int, totals[2:])))}
-
-
-def svg(rows: Sequence[dict], level: float, title: str) -> str:
-    """Return a reliability diagram: observed against predicted, with intervals, counts, the diagonal and the level."""
-    size, edge = 420, 60
-    total = size + 2 * edge
-
-    def x(v: float) -> str:
-        return f'{edge + size * v:.1f}'
-
-    def y(v: float) -> str:
-        return f'{edge + size * (1.0 - v):.1f}'
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {total}" font-family="sans-serif" '
-             f'font-size="12"><rect width="{total}" height="{total}" fill="white"/>',
-             f'<text x="{edge}" y="{edge - 30}" font-size="14">{_escape(title)}</text>',
-             f'<rect x="{x(0)}" y="{y(1)}" width="{size}" height="{size}" fill="none" stroke="#888"/>',
-             f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}" stroke="#888" stroke-dasharray="4 4"/>',
-             f'<line x1="{x(level)}" y1="{y(0)}" x2="{x(level)}" y2="{y(1)}" stroke="#c33"/>',
-             f'<text x="{x(level)}" y="{edge - 8}" fill="#c33" text-anchor="middle">level {level:.3f}</text>']
-    for v in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(f'<text x="{x(v)}" y="{edge + size + 18}" text-anchor="middle">{v:g}</text>'
-                     f'<text x="{edge - 8}" y="{y(v)}" text-anchor="end">{v:g}</text>')
-    for row in rows:
-        p, (low, high) = row['predicted'], row['ci']
-        parts.append(f'<line x1="{x(p)}" y1="{y(low)}" x2="{x(p)}" y2="{y(high)}" stroke="#246" stroke-width="2"/>'
-                     f'<circle cx="{x(p)}" cy="{y(row["observed"])}" r="4" fill="#246"><title>n {row["n"]}</title>'
-                     f'</circle><text x="{x(p)}" y="{edge + size - 4}" text-anchor="middle" font-size="9" '
-                     f'fill="#555">{row["n"]}</text>')
-    parts.append(f'<text x="{edge + size / 2}" y="{total - 20}" text-anchor="middle">predicted risk (n of the bin '
-                 f'above the axis)</text><text x="16" y="{edge + size / 2}" text-anchor="middle" '
-                 f'transform="rotate(-90 16 {edge + size / 2})">violation within the horizon, 95 % Wilson</text></svg>')
-    return '\n'.join(parts) + '\n'
-
-
-def _escape(text: str) -> str:
-    return text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')

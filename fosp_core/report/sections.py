@@ -8,13 +8,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fosp_core.evaluate import charts, film
+from fosp_core.evaluate import charts, comparison, film
 from fosp_core.evaluate.html_page import cell
+from fosp_core.evaluate.statistics import rate_text
+from fosp_core.safety.reasons import STAGES
 
+AGAINST = ('Difference in points on the same layouts with its 95 % interval (Tango), and the exact test of McNemar. '
+           'Where p is not below 0.05 there is no winner, as everywhere where the interval holds 0; beside it the '
+           'layouts that would tell a difference like the one seen (5 % level, 80 % power).')
 CURVES = ('model/loss', 'model/picture', 'model/kl', 'reach/loss', 'critic/target_reward', 'actor/loss')
 INTERVALS = 'SR: share of episodes that reach the goal. CV: share with any contact. Brackets and crosses: 95 % Wilson.'
 FILMS = ('What the camera saw, run again for this page; below it the risk of the command that was sent, and the '
-         'calibrated level. A yellow frame: the filter changed the command.')
+         f'calibrated level. {film.FRAMES}')
+CAUSES = ('Interventions: commands that the risk changed; beside them those that surprise, limits and stops altered. '
+          'Unwarned: episodes with a contact before which the risk had changed nothing.')
 DOTS = ('Each dot: the decisions of one tenth of predicted risk, and how many of them were followed by a contact '
         'within {horizon} steps; bars are 95 % Wilson intervals over steps, which are not independent. On the line, '
         'the estimate means what it says.')
@@ -27,18 +34,21 @@ def card(body: str, heading: str = '') -> str:
     return f'<div class="card">{f"<h3>{html.escape(heading)}</h3>" if heading else ""}{body}</div>'
 
 
-def _rate(value: float, interval: Sequence[float]) -> str:
-    return f'{100 * value:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'
+def _count(row: dict, key: str) -> str:
+    return '-' if row.get(key) is None else str(row[key])
 
 
 def results(evaluations: Sequence[dict]) -> str:
     """Return table, SR-CV planes and latencies of results of `fosp evaluate`."""
     rows = [(r, result) for result in evaluations for r in result['rows']]
-    names = ('task', 'policy', 'through', 'n', 'SR [95 %]', 'CV [95 %]', 'steps', 'interventions')
+    names = ('task', 'policy', 'through', 'n', 'SR [95 %]', 'CV [95 %]', 'steps', 'interventions',
+             *STAGES[1:], 'unwarned')
     body = ''
     for r, result in rows:
-        values = (r['task'], r['phase'], result['through'], str(r['n']), _rate(r['sr'], r['sr_ci']),
-                  _rate(r['cv'], r['cv_ci']), f'{r["steps"]:.0f}', str(r['interventions']))
+        values = (r['task'], r['phase'], result['through'], str(r['n']), rate_text(r['sr'], r['sr_ci']),
+                  rate_text(r['cv'], r['cv_ci']), f'{r["steps"]:.0f}', str(r['interventions']),
+                  *(str((r.get('altered') or {}).get(stage, '-')) for stage in STAGES[1:]),
+                  _count(r, 'contacts_unwarned'))
         body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
     head = ''.join(f'<th scope="col">{n}</th>' for n in names)
     phases = list(dict.fromkeys(r['phase'] for r, _ in rows))
@@ -49,7 +59,24 @@ def results(evaluations: Sequence[dict]) -> str:
     key = ''.join(f'<span><i class="k{i % 5}"></i>{html.escape(p)}</span>' for i, p in enumerate(phases))
     table = f'<table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return (f'<h2>Results</h2><div class="scroll">{table}</div><div class="grid">{planes}</div>'
-            f'<div class="key">{key}</div><p class="dim">{INTERVALS}</p>{latency(evaluations)}')
+            f'<div class="key">{key}</div><p class="dim">{INTERVALS} {CAUSES}</p>'
+            f'{against(evaluations)}{latency(evaluations)}')
+
+
+def against(evaluations: Sequence[dict]) -> str:
+    """Return the paired comparisons that the evaluations allow, those of the core first; empty without one."""
+    inner = sorted(evaluations, key=lambda result: result['through'] != 'core')
+    compared = comparison.comparisons([row for result in inner for row in result['rows']])
+    if not compared:
+        return ''
+    names = ('task', 'policy', 'against', 'n', 'success', 'violations')
+    head = ''.join(f'<th scope="col">{n}</th>' for n in names)
+    body = ''
+    for c in compared:
+        values = (c['task'], c['phase'], c['against'], str(c['n']), *(comparison.words(c, key) for key in ('sr', 'cv')))
+        body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
+    return (f'<h3>On the same layouts</h3><div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table></div><p class="dim">{AGAINST}</p>')
 
 
 def latency(evaluations: Sequence[dict]) -> str:

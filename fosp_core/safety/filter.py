@@ -67,7 +67,10 @@ class ModelOutput:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
-    """What one tick did, for topic and audit. Numbers that were not to be had are NaN; `level` is the one in force."""
+    """What one tick did, for topic and audit. Numbers that were not to be had are NaN; `level` is the one in force.
+
+    altered: one of `reasons.STAGES` when what was sent is not what was proposed, else empty; 'risk' is an intervention.
+    """
 
     reason: Reason = Reason.STARTING
     rules: tuple[Reason, ...] = ()
@@ -77,6 +80,7 @@ class Record:
     risk_nominal: float = math.nan
     level: float = math.nan
     surprise: float = math.nan
+    altered: str = ''
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -337,16 +341,25 @@ def _finish(command: np.ndarray, rules: tuple[Reason, ...], inputs: FilterInputs
     rules = (*rules, Reason.VERSIONS_DIFFER) if inputs.versions_differ else rules
     reason = most_restrictive(rules)
     nominal = checked_command(inputs.proposal, len(command))
+    changed = any(r.learned for r in rules) and index != 0
     known = output is not None and output.risk.ndim == 1 and len(output.risk) > 0
     record = Record(reason=reason, rules=rules, nominal=None if nominal is None else tuple(map(float, nominal)),
                     sent=tuple(map(float, command)), risk=float(output.risk[index]) if known and index is not None
                     else math.nan, risk_nominal=float(output.risk[0]) if known else math.nan,
                     level=math.nan if output is None else output.level if level is None else level,
-                    surprise=output.surprise if output is not None else math.nan)
-    changed = any(r.learned for r in rules) and index != 0
+                    surprise=output.surprise if output is not None else math.nan,
+                    altered='risk' if changed else _altered(command, rules, nominal, inputs.proposal))
     counts = dict(state.counts)
     for rule in rules or (Reason.PASS,):
         counts[rule] = counts.get(rule, 0) + 1
     state = dataclasses.replace(state, last=command.copy(), record=record, counts=counts,
                                 interventions=state.interventions + changed)
     return command, reason, state
+
+
+def _altered(command: np.ndarray, rules: tuple[Reason, ...], nominal: np.ndarray | None, proposal: object) -> str:
+    """Return which stage but the risk made the command another one than the proposed; empty when none did."""
+    if proposal is None or nominal is not None and np.allclose(command, nominal, rtol=0.0, atol=1e-9):
+        return ''
+    # The least risky one may be the proposal itself: what then altered it was named after it.
+    return most_restrictive(r for r in rules if not r.learned).stage

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 OK, WARN, ERROR = 0, 1, 2
 RESET = 'call `safety_filter/reset`'
 CLOCK = f'; when all of it is late and its clock is known to be right, {RESET}.'
+STAGES = ('risk', 'surprise', 'limits', 'stopped')     # that alter a command; the first is what counts as intervention
 
 
 class Effect(enum.Enum):
@@ -138,6 +139,15 @@ class Reason(enum.Enum):
     def learned(self) -> bool:
         """True when the learned risk changed the command: what counts as an intervention."""
         return self.word.startswith('risk_')
+
+    @property
+    def stage(self) -> str:
+        """One of STAGES: by what a command of this reason was altered; empty when it passes. The ramp is a limit."""
+        if self.effect is Effect.PASS:
+            return ''
+        if self.effect is not Effect.ALTER:
+            return 'stopped'
+        return 'risk' if self.learned else 'surprise' if self is Reason.SURPRISE_SLOW else 'limits'
 
 
 _RANK = {reason: rank for rank, reason in enumerate(Reason)}

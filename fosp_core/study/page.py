@@ -6,18 +6,19 @@ import html
 
 from fosp_core.evaluate import charts
 from fosp_core.evaluate.html_page import cell, document
+from fosp_core.evaluate.statistics import rate_text
 from fosp_core.study.table import BEFORE
 
 WORDS = {'tuning': 'after fine-tuning against before', 'filter': 'filter on against off',
          'model': 'model against model', 'method': 'fine-tuning method against method'}
 
 
-def _rate(value: float, interval) -> str:
-    return f'{100 * value:5.1f} % [{100 * interval[0]:4.1f}, {100 * interval[1]:5.1f}]'
-
-
 def _name(side: dict) -> str:
     return f'{side["model"]} {side["stage"]}, filter {side["filter"]}'
+
+
+def _n(compared: dict) -> str:
+    return f'{compared["n"]} layouts' + (f' x {compared["seeds"]} seeds' if compared['seeds'] > 1 else '')
 
 
 def text(found: dict) -> str:
@@ -25,12 +26,12 @@ def text(found: dict) -> str:
     lines = [f'{"task":10s} {"model":14s} {"seed":>4s} {"stage":12s} {"filter":6s} {"n":>5s}  '
              f'{"SR [95 % Wilson]":>22s}  {"CV [95 % Wilson]":>22s}']
     lines += [f'{r["task"]:10s} {r["model"]:14s} {r["seed"]:4d} {r["stage"]:12s} {r["filter"]:6s} {r["n"]:5d}  '
-              f'{_rate(r["sr"], r["sr_ci"]):>22s}  {_rate(r["cv"], r["cv_ci"]):>22s}' for r in found['rows']]
+              f'{rate_text(r["sr"], r["sr_ci"]):>22s}  {rate_text(r["cv"], r["cv_ci"]):>22s}' for r in found['rows']]
     pooled = [c for c in found['comparisons'] if c['task'] == 'all']
     if pooled:
         lines.append('SR - CV on the same layouts, all tasks pooled (95 % bootstrap):')
         lines += [f'  {_name(c["other"])} against {_name(c["reference"])}: {100 * c["difference"]:+.1f} points '
-                  f'[{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}], n = {c["n"]}: {c["verdict"]}' for c in pooled]
+                  f'[{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}], {_n(c)}: {c["verdict"]}' for c in pooled]
     return '\n'.join(lines)
 
 
@@ -40,8 +41,9 @@ def _rows_table(rows: list[dict]) -> str:
     body = ''
     for r in rows:
         values = (r['task'], r['model'], str(r['seed']), r['stage'], r['filter'], str(r['n']),
-                  _rate(r['sr'], r['sr_ci']), _rate(r['cv'], r['cv_ci']), f'{r["return"]:.2f}', f'{r["steps"]:.0f}')
-        body += '<tr>' + ''.join(cell(n, v.strip()) for n, v in zip(names, values)) + '</tr>'
+                  rate_text(r['sr'], r['sr_ci']), rate_text(r['cv'], r['cv_ci']), f'{r["return"]:.2f}',
+                  f'{r["steps"]:.0f}')
+        body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
     return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -51,7 +53,7 @@ def _comparison_table(compared: list[dict]) -> str:
     body = ''
     for c in compared:
         difference = f'{100 * c["difference"]:+.1f} [{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}]'
-        values = (c['task'], _name(c['other']), _name(c['reference']), difference, str(c['n']), c['verdict'])
+        values = (c['task'], _name(c['other']), _name(c['reference']), difference, _n(c), c['verdict'])
         body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
     return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -87,12 +89,13 @@ def page(found: dict) -> str:
             parts += [f'<h2>{words[0].upper() + words[1:]}</h2>', _comparison_table(some)]
     if found['comparisons']:
         parts.append('<p class="dim">SR - CV in points, averaged over the same layouts, with the 95 % bootstrap '
-                     'interval over layouts; where it holds 0 there is no winner. Many comparisons were made: of '
+                     'interval over layouts and, where there are several, training seeds, each drawn as a whole (of '
+                     'three seeds it is rough); where it holds 0 there is no winner. Many comparisons were made: of '
                      'twenty without any difference one shows a winner.</p>')
     if found['rollouts']:
         parts += ['<h2>The fine-tuning phase itself</h2><p>Every episode that was recorded for a fine-tune, behind the '
                   'filter.</p>', _plain([{'task': r['task'], 'model': r['model'], 'seed': r['seed'], 'n': r['n'],
-                                          'SR': _rate(r['sr'], r['sr_ci']), 'CV': _rate(r['cv'], r['cv_ci'])}
+                                          'SR': rate_text(r['sr'], r['sr_ci']), 'CV': rate_text(r['cv'], r['cv_ci'])}
                                          for r in found['rollouts']])]
     if found['fine_tunes']:
         parts += ['<h2>What the gates said</h2><p>On a robot a refused model never reaches the arm; the study '
@@ -113,5 +116,5 @@ def _label(row: dict) -> str:
 
 def _plain(rows: list[dict]) -> str:
     head = ''.join(f'<th scope="col">{html.escape(n)}</th>' for n in rows[0])
-    body = ''.join('<tr>' + ''.join(cell(n, str(v).strip()) for n, v in r.items()) + '</tr>' for r in rows)
+    body = ''.join('<tr>' + ''.join(cell(n, str(v)) for n, v in r.items()) + '</tr>' for r in rows)
     return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

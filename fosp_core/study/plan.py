@@ -17,12 +17,13 @@ from fosp_core.errors import FospError
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One command: `argv` after `fosp`, what it makes, and the jobs that come before it."""
+    """One command: `argv` after `fosp`, what it makes, the jobs that come before it, and the bundles that it reads."""
 
     name: str
     argv: tuple[str, ...]
     makes: Path
     needs: tuple[str, ...] = ()
+    reads: tuple[Path, ...] = ()
     about: dict = dataclasses.field(default_factory=dict, compare=False)
 
 
@@ -113,15 +114,16 @@ class Plan:
 
     def _of_model(self, out: Path, name: str, model: dict, seed: int) -> list[Job]:
         label, jobs, needs = name if 'bundle' in model else f'{name}-s{seed}', [], ()
-        bundle = Path(model.get('bundle', ''))
+        bundle = found(model.get('bundle', ''))
         if 'bundle' not in model:
-            run = out / 'models' / label
+            run, world_model = out / 'models' / label, tuple(found(model[k]) for k in ('world_model',) if k in model)
             bundle = run / 'bundle' / 'study'
             argv = ['pretrain', *(out / 'data' / d for d in model['data']), '--preset', model.get('preset', 'small'),
                     '--method', model.get('method', 'fosp'), '--seed', seed, '--version', 'study', '--out', run,
                     *(('--holdout', model['holdout']) if 'holdout' in model else ()),
-                    *(('--world-model', model['world_model']) if 'world_model' in model else ()), *_sets(model)]
-            jobs.append(Job(f'model/{label}', _words(argv), bundle, tuple(f'data/{d}' for d in model['data'])))
+                    *(w for path in world_model for w in ('--world-model', path)), *_sets(model)]
+            jobs.append(Job(f'model/{label}', _words(argv), bundle, tuple(f'data/{d}' for d in model['data']),
+                            world_model))
             needs = (f'model/{label}',)
         about = {'model': name, 'seed': seed, 'method': None}
         jobs += self._evaluations(out, label, bundle, self.evaluate['tasks'], needs, about)
@@ -136,7 +138,7 @@ class Plan:
         bag = out / 'rollouts' / label / task
         jobs = [Job(f'rollout/{label}/{task}', _words(
             ['rollout', '--model', bundle, '--task', task, '--episodes', adapt.get('episodes', 20), '--seed', seed,
-             '--filter', 'on', '--out', bag, '--json', bag.with_suffix('.json')]), bag, needs,
+             '--filter', 'on', '--out', bag, '--json', bag.with_suffix('.json')]), bag, needs, (bundle,),
             {**about, 'task': task, 'kind': 'rollout', 'json': bag.with_suffix('.json')})]
         offline = [w for d in adapt.get('offline', []) for w in ('--offline', out / 'data' / d)]
         for method in adapt['methods']:
@@ -147,7 +149,7 @@ class Plan:
                  *(('--method', method) if method != OWN else ()), *_sets(adapt), '--version', f'{task}-{method}',
                  '--ungated', '--out', folder,
                  '--json', folder.with_suffix('.json')]), folder,
-                (*needs, f'rollout/{label}/{task}', *(f'data/{d}' for d in adapt.get('offline', []))),
+                (*needs, f'rollout/{label}/{task}', *(f'data/{d}' for d in adapt.get('offline', []))), (bundle,),
                 {**about, 'task': task, 'method': method, 'kind': 'tune', 'json': folder.with_suffix('.json')}))
             jobs += self._evaluations(out, f'{label}/{task}-{method}', folder, [task], (name,),
                                       {**about, 'method': method})
@@ -160,9 +162,16 @@ class Plan:
                 makes = out / 'evaluations' / label / f'{task}-{switch}.json'
                 argv = ['evaluate', '--model', bundle, '--task', task, '--episodes', self.evaluate['episodes'],
                         '--seed', self.evaluate.get('seed', 0), '--filter', switch, '--no-corners', '--json', makes]
-                jobs.append(Job(f'evaluate/{label}/{task}-{switch}', _words(argv), makes, needs,
+                jobs.append(Job(f'evaluate/{label}/{task}-{switch}', _words(argv), makes, needs, (bundle,),
                                 {**about, 'task': task, 'filter': switch, 'kind': 'evaluate', 'json': makes}))
         return jobs
+
+
+def found(path: str) -> Path:
+    """Return the path of a bundle that a plan names: as it is, or in the share folder when it is only there."""
+    from fosp_core.paths import share_dir
+    shipped = share_dir() / path
+    return shipped if path and not Path(path).exists() and shipped.exists() else Path(path)
 
 
 def _sets(section: dict) -> list[str]:

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the jobs of a study, some side by side; what is there already is not made again.
 
-A job's command, time and exit code are kept in `record/`, its output in `log/`. A study that is killed goes on where it
-was: what a job makes appears whole or not at all, and `fosp pretrain` resumes from its own checkpoints.
+A job's command, the models that it read, time and exit code are kept in `record/`, its output in `log/`. A study that
+is killed goes on where it was: what a job makes appears whole or not at all, and `fosp pretrain` resumes from its own
+checkpoints.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fosp_core.deploy.bundle import Bundle
 from fosp_core.errors import FospError
 from fosp_core.io import write_json
 from fosp_core.study.plan import Job
@@ -30,35 +32,64 @@ class Outcome:
 
 
 class Records:
-    """The commands with which the things in a study's folder were made."""
+    """The commands, and the models, with which the things in a study's folder were made."""
 
     def __init__(self, out: Path):
         self.folder, self.log = out / 'record', out / 'log'
+        self._known: dict[str, str] = {}    # bundle -> its sha256 when it was first looked at
 
     def path(self, job: Job) -> Path:
         """Return the file of one job's record."""
         return self.folder / f'{job.name}.json'
 
     def done(self, job: Job) -> bool:
-        """Return whether the job's result is there; FospError when it was made by another command."""
+        """Return whether the job's result is there; FospError: by another command or of another model."""
         if not job.makes.exists():
             return False
         try:
             record = json.loads(self.path(job).read_text())
         except FileNotFoundError:
-            # Killed between the result and its record: the result is whole, and only this study writes here.
-            self.write(job, 0, 0.0)
-            return True
+            # The result is whole, and only this study writes here.
+            record = {'argv': list(job.argv)}
+            self.write(job, 0, 0.0, self.bundles(job) | _stated(job))
         except (OSError, ValueError) as error:
             raise FospError(f'{self.path(job)}: {error}') from None
         if record.get('argv') != list(job.argv):
             raise FospError(f'{job.makes}: was made by `fosp {" ".join(record.get("argv", []))}`, the plan now asks '
                             f'for `fosp {" ".join(job.argv)}`; choose another --out, or remove it')
+        for path, sha256 in self.bundles(job).items():
+            made = (record.get('bundles') or _stated(job)).get(path, sha256)
+            if made != sha256:
+                raise FospError(f'{job.makes}: was made with model {made[:12]}, {path} is now {sha256[:12]}; choose '
+                                'another --out, or remove it')
         return True
 
-    def write(self, job: Job, code: int, seconds: float) -> None:
-        """Note how a job ended."""
-        write_json(self.path(job), {'argv': list(job.argv), 'code': code, 'seconds': round(seconds, 1)})
+    def bundles(self, job: Job, anew: bool = False) -> dict[str, str]:
+        """Return the sha256 of the bundles that a job reads and that are there; `anew`: looked at again, and compared.
+
+        Raises
+        ------
+        FospError
+            When one has changed since this study looked at it first: half of the rows would be of another model.
+
+        """
+        found = {}
+        for path in map(str, job.reads):
+            if anew or path not in self._known:
+                try:
+                    sha256 = Bundle.open(path).sha256
+                except FospError:       # not made yet, or none: the command says so
+                    continue
+                if sha256 != self._known.setdefault(path, sha256):
+                    raise FospError(f'{path}: changed from model {self._known[path][:12]} to {sha256[:12]} while the '
+                                    'study was running')
+            found[path] = self._known[path]
+        return found
+
+    def write(self, job: Job, code: int | None, seconds: float, bundles: dict[str, str]) -> None:
+        """Note with which models a job began (`code` is then None), and how it ended."""
+        write_json(self.path(job), {'argv': list(job.argv), 'code': code, 'seconds': round(seconds, 1),
+                                    'bundles': bundles})
 
 
 def run_jobs(jobs: Sequence[Job], out: Path, parallel: int = 1, finished: Callable[[Job, str], None] | None = None,
@@ -80,15 +111,17 @@ def run_jobs(jobs: Sequence[Job], out: Path, parallel: int = 1, finished: Callab
         while todo or running:
             for job in [j for j in todo if done.issuperset(j.needs)][:max(0, parallel - len(running))]:
                 todo.remove(job)
-                running[job.name] = job, *_start(job, records, threads)
+                bundles = records.bundles(job, anew=True)
+                records.write(job, None, 0.0, bundles)      # before the result: a kill between the two loses neither
+                running[job.name] = job, bundles, *_start(job, records, threads)
             if not running:
                 break       # what is left needs something that failed
-            for name, (job, process, began) in list(running.items()):
+            for name, (job, bundles, process, began) in list(running.items()):
                 if process.poll() is None:
                     continue
                 del running[name]
                 reason = _judge(job, process.returncode, records)
-                records.write(job, process.returncode, time.monotonic() - began)
+                records.write(job, process.returncode, time.monotonic() - began, bundles)
                 if reason:
                     outcome.failed[name] = reason
                 else:
@@ -98,12 +131,21 @@ def run_jobs(jobs: Sequence[Job], out: Path, parallel: int = 1, finished: Callab
                     finished(job, reason)
             time.sleep(0.05)
     finally:
-        for _, process, _ in running.values():
+        for _, _, process, _ in running.values():
             process.terminate()
-        for _, process, _ in running.values():
+        for _, _, process, _ in running.values():
             process.wait()
     outcome.waiting = [j.name for j in todo]
     return outcome
+
+
+def _stated(job: Job) -> dict[str, str]:
+    """Return the model of which a result itself says that it is; for records of before they named it."""
+    try:
+        sha256 = json.loads(job.about['json'].read_text())['model']['sha256']
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(path): sha256 for path in job.reads}
 
 
 def _start(job: Job, records: Records, threads: int) -> tuple[subprocess.Popen, float]:

@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -126,7 +127,10 @@ def test_a_new_bundle_with_its_parent_and_a_diagram(tmp_path, shipped, episodes,
     assert sum(row['n'] for row in told['reliability']) == 12 * 7 + 12 * 4
     assert told['previous']['missed']['n'] == 12 and told['previous']['level'] == shipped.calibration[
         'reachability']['level']
-    assert plot.read_text().startswith('<svg') and plot.read_text().count('<circle') == len(told['reliability'])
+    drawing = ElementTree.fromstring(plot.read_text())      # a file of its own: named space, colours, one dot a row
+    assert drawing.tag == '{http://www.w3.org/2000/svg}svg' and '.dot' in drawing[0].text
+    assert len(drawing.findall('{*}circle')) == len(told['reliability'])
+    assert {str(r['n']) for r in told['reliability']} <= {t.text for t in drawing.findall('{*}text')}
     page = tmp_path / 'r.html'
     again = [*argv[:-3], str(tmp_path / 'again'), '--plot', str(page), '--version', 'again', '--confidence', '0.9']
     assert cli.main(again) == 0

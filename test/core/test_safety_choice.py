@@ -16,7 +16,7 @@ from fosp_core.safety import filter as module
 from fosp_core.safety.candidates import MOST, candidates
 from fosp_core.safety.filter import FilterState, ModelOutput, choose, decide, reset
 from fosp_core.safety.limits import Situation, violations
-from fosp_core.safety.reasons import Reason
+from fosp_core.safety.reasons import STAGES, Reason
 
 BACKED = dataclasses.replace(MOVING, path=PATH)
 
@@ -103,6 +103,33 @@ def test_a_new_episode_ends_the_alert_and_so_do_the_parameters():
 def test_the_least_risky_proposal_is_no_intervention():
     _, reason, state = decide(good(), answer(good(), MOVING, risk=0.9), LIMITS, MOVING, 3.0)
     assert reason is Reason.RISK_LEAST and state.interventions == 0
+
+
+def altered(inputs, output, state=MOVING, limits=LIMITS):
+    record = decide(inputs, output, limits, state, 3.0)[2].record
+    return record.altered, record.reason
+
+
+def test_each_altered_command_is_counted_under_the_stage_that_altered_it():
+    """Counting the risk alone hides what the filter does: of 542 commands of unseen4 it changed none, limits 291."""
+    assert altered(good(), answer(good(), MOVING)) == ('', Reason.PASS)
+    inputs, far = good(), dataclasses.replace(answer(good(), MOVING), risk=risks(scaled=0.1, hold=0.1))
+    assert altered(inputs, dataclasses.replace(far, candidates=answer(inputs, BACKED).candidates), BACKED)[0] == 'risk'
+    slowed = dataclasses.replace(MOVING, slow_run=9, ticks_since_first=99)
+    assert altered(good(), answer(good(), slowed, surprise=6.0), slowed) == ('surprise', Reason.SURPRISE_SLOW)
+    fast = good(proposal=np.array([9.0, 0.0, 0.0]))
+    word, reason = altered(fast, answer(fast, MOVING))
+    assert word == 'limits' and reason.word.startswith('limit_')
+    assert altered(good(estop=True), answer(good(), MOVING)) == ('stopped', Reason.ESTOP)
+    assert altered(good(late=True), None) == ('stopped', Reason.LATE_HOLD)
+    assert altered(good(proposal=np.array([np.nan, 0.0, 0.0])), None) == ('stopped', Reason.COMMAND_INVALID)
+    # Nothing was proposed, or it was zero already: no command was altered.
+    assert altered(good(proposal=None), None) == ('', Reason.LATE_HOLD)
+    assert altered(good(proposal=np.zeros(3), estop=True), None) == ('', Reason.ESTOP)
+    # The least risky one is the proposal itself: the risk altered nothing, but a limit may have.
+    assert altered(good(), answer(good(), MOVING, risk=0.9)) == ('', Reason.RISK_LEAST)
+    assert altered(fast, answer(fast, MOVING, risk=0.9)) == ('limits', Reason.RISK_LEAST)
+    assert {r.stage for r in Reason} == {*STAGES, ''}
 
 
 def test_the_path_from_before_a_stop_is_forgotten():

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fosp_core.evaluate.statistics import (
     bootstrap_mean,
-    episodes_needed,
     mcnemar,
+    rate_text,
     summary_row,
     upper_limit,
     wilson,
@@ -27,6 +27,11 @@ from fosp_core.evaluate.statistics import (
 ])
 def test_wilson_reproduces_newcombes_table(k, n, low, high):
     assert wilson(k, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+def test_a_rate_reads_the_same_everywhere():
+    assert rate_text(1.0, wilson(3, 3)) == '100.0 % [43.9, 100.0]'
+    assert rate_text(0.035, (0.0, 0.0912)) == '3.5 % [0.0, 9.1]'
 
 
 def test_wilson_has_exact_ends():
@@ -85,14 +90,6 @@ def test_mcnemar_of_equal_outcomes_proves_nothing():
     assert mcnemar([True, False], [False, True])['p_value'] == 1.0
     with pytest.raises(ValueError, match='equal lengths'):
         mcnemar([True], [True, False])
-
-
-def test_episodes_needed_by_hand():
-    """0.5 against 0.7: (1.959964 sqrt(0.48) + 0.841621 sqrt(0.46))^2 / 0.04 = 92.99..., so 93."""
-    assert episodes_needed(0.5, 0.7) == 93
-    assert episodes_needed(0.7, 0.5) == 93
-    with pytest.raises(ValueError, match='equal rates'):
-        episodes_needed(0.3, 0.3)
 
 
 def test_summary_row_has_the_reports_keys_and_fractions():

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A study's plan, its resumable run and its verdicts, on made-up jobs and outcomes; the real thing is in test/sim."""
 
+import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import yaml
 from fosp_core.cli import main
 from fosp_core.errors import FospError
 from fosp_core.evaluate.statistics import summary_row
+from fosp_core.paths import share_dir
 from fosp_core.study import page, runner, table
 from fosp_core.study.cli import chosen, plan_file
 from fosp_core.study.plan import Job, Plan
@@ -118,6 +121,75 @@ def test_a_result_of_another_command_is_not_taken_for_this_one(tmp_path, command
     assert runner.run_jobs([job('one')], tmp_path / 'out').done == ['one'] and calls() == ['one']
 
 
+def manifest(folder, **changes):
+    """A bundle that differs from another one by its manifest."""
+    file = folder / 'manifest.json'
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}, indent=1))
+
+
+@pytest.fixture
+def model(tmp_path):
+    from fosp_core.deploy.bundle import Bundle
+    shipped = Bundle.open(share_dir() / 'models' / 'safereach')
+    return Path(shutil.copytree(shipped.path, tmp_path / 'models' / shipped.version))
+
+
+def test_a_resumed_study_does_not_mix_two_models(tmp_path, commands, model, monkeypatch):
+    """The command is the same, but the folder that it names holds another model than when the study began."""
+    job, calls = commands
+    jobs = [dataclasses.replace(job(name), reads=(model.parent,)) for name in ('one', 'two')]
+    assert runner.run_jobs(jobs[:1], tmp_path / 'out').done == ['one']
+    assert runner.Records(tmp_path / 'out').done(jobs[0])
+    def killed(*_):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runner, '_judge', killed)
+        runner.run_jobs(jobs, tmp_path / 'out')
+    manifest(model, seed=77)
+    with pytest.raises(FospError, match=f'one: was made with model [0-9a-f]{{12}}, {model.parent} is now'):
+        runner.run_jobs(jobs, tmp_path / 'out')
+    # Killed between the result and the end of its record: what it began with is known.
+    with pytest.raises(FospError, match='two: was made with model'):
+        runner.run_jobs(jobs[1:], tmp_path / 'out')
+    assert calls() == ['one', 'two']
+
+
+def test_a_record_of_before_it_named_the_model_is_judged_by_its_result(tmp_path, commands, model):
+    job, _ = commands
+    makes = tmp_path / 'out' / 'one'
+    one = dataclasses.replace(job('one'), reads=(model,), about={'json': makes})
+    runner.run_jobs([one], tmp_path / 'out')
+    path = tmp_path / 'out' / 'record' / 'one.json'
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != 'bundles'}))
+    assert runner.Records(tmp_path / 'out').done(one)
+    makes.write_text(json.dumps({'model': {'sha256': 'ab' * 32}}))
+    with pytest.raises(FospError, match='one: was made with model abababababab'):
+        runner.Records(tmp_path / 'out').done(one)
+
+
+def test_a_model_that_changes_under_a_running_study_ends_it(tmp_path, commands, model):
+    job, calls = commands
+    jobs = [dataclasses.replace(job(name), reads=(model,)) for name in ('one', 'two')]
+
+    def replaced(job, reason):
+        manifest(model, seed=78)
+    with pytest.raises(FospError, match=f'{model}: changed from model .* while the study was running'):
+        runner.run_jobs(jobs, tmp_path / 'out', finished=replaced)
+    assert calls() == ['one']
+
+
+def test_a_shipped_plan_finds_the_shipped_model_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / 'models' / 'mine').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ('shipped', 'methods'):
+        read = {path for job in Plan.load(plan_file(name)).jobs(Path('out')) for path in job.reads}
+        shipped = share_dir() / 'models' / 'safereach'
+        assert shipped in read and {p for p in read if not p.is_relative_to('out')} == {shipped}
+        assert all(set(map(str, job.reads)) <= set(job.argv) for job in Plan.load(plan_file(name)).jobs(Path('out')))
+    own = Plan(changed(models={'a': PLAN['models']['a'], 'b': {'bundle': 'models/mine'}})).jobs(Path('out'))
+    assert Path('models/mine') in {path for job in own for path in job.reads}
+
+
 def test_only_some_and_what_they_need():
     jobs = [Job('a', (), Path('a')), Job('b', (), Path('b')), Job('c', (), Path('c'), ('a',)),
             Job('d', (), Path('d'), ('c',))]
@@ -149,10 +221,42 @@ def test_verdicts_by_hand():
     assert worse['cv']['gained'] == 16
     few = [{**r, 'outcomes': {k: v[20:36] for k, v in r['outcomes'].items()}} for r in (before, better)]
     assert table.versus([tuple(few)])['verdict'] == 'too few'
-    pooled = table.versus([(before, better), (before, same)])
-    assert pooled['n'] == 80 and pooled['difference'] == pytest.approx(16 / 80)
+    other = [{**r, 'task': 'unseen2'} for r in (before, same)]
+    pooled = table.versus([(before, better), tuple(other)])
+    assert (pooled['n'], pooled['seeds']) == (80, 1) and pooled['difference'] == pytest.approx(16 / 80)
     with pytest.raises(FospError, match='not the same layouts'):
         table.versus([(before, {**better, 'task': 'unseen2'})])
+
+
+def test_seeds_that_differ_widen_the_interval():
+    """Three seeds on the same 40 layouts are no 120 layouts: one is far better, two are a little worse."""
+    def seeded(stage, seed, reached):
+        return row('a', stage, 'off', [1] * reached + [0] * (40 - reached), [0] * 40, seed=seed)
+    apart = [(seeded('before', s, 20), seeded('fosp', s, n)) for s, n in enumerate((38, 19, 18))]
+    found = table.versus(apart)
+    assert (found['n'], found['seeds'], found['difference']) == (40, 3, pytest.approx(15 / 120))
+    assert found['verdict'] == 'no winner' and found['ci'][0] < 0 < 0.3 < found['ci'][1]
+    assert found['sr']['gained'] == 18 and found['sr']['p_value'] is None
+    # Of the same outcomes as layouts of one seed it would be a winner.
+    tasks = [tuple({**r, 'seed': 0, 'task': f'unseen{r["seed"]}'} for r in pair) for pair in apart]
+    alone = table.versus(tasks)
+    assert (alone['n'], alone['seeds'], alone['verdict']) == (120, 1, 'better') and alone['sr']['p_value'] < 0.01
+    # Seeds that do the same on each layout say no more than one of them: n is not three times as large.
+    alike = [(seeded('before', s, 20), seeded('fosp', s, 26)) for s in range(3)]
+    one, three = table.versus(alike[:1]), table.versus(alike)
+    assert three['ci'] == pytest.approx(one['ci'], abs=0.03) and one['ci'][0] > 0
+    text = page.text({'rows': [], 'comparisons': [{**found, 'kind': 'tuning', 'task': 'all', **{
+        k: {'model': 'a', 'stage': k, 'filter': 'off'} for k in ('reference', 'other')}}]})
+    assert '40 layouts x 3 seeds: no winner' in text
+
+
+def test_a_seed_that_lacks_a_task_counts_where_it_ran():
+    def pair(task, seed, reached):
+        return tuple(row('a', stage, 'off', [1] * n + [0] * (30 - n), [0] * 30, task=task, seed=seed)
+                     for stage, n in (('before', 10), ('fosp', reached)))
+    found = table.versus([pair('unseen1', 0, 20), pair('unseen2', 0, 20), pair('unseen1', 1, 14)])
+    assert (found['n'], found['seeds']) == (60, 2) and found['difference'] == pytest.approx(24 / 90)
+    assert found['ci'][0] < 24 / 90 < found['ci'][1]
 
 
 def test_who_is_compared_with_whom():

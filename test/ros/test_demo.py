@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo watches from outside: prevents a green report while a node died or another node moved the arm (lesson 6)."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -41,7 +42,7 @@ class Graph:
         self.state = self.filter.create_publisher(DiagnosticStatus, 'safety_filter/state', qos.STATUS)
         self.stamp = time.time_ns()
 
-    def tick(self, first=False, last=False, cost=0.0, answer=0.0, reason='ok', risk=0.2):
+    def tick(self, first=False, last=False, cost=0.0, answer=0.0, reason='ok', risk=0.2, altered=''):
         """One observation; the command follows after `answer` seconds, not at all for None."""
         self.stamp += 100_000_000
         header = {'stamp': time_of(self.stamp)}
@@ -58,7 +59,8 @@ class Graph:
             command.header.stamp = header['stamp']
             self.command.publish(command)
             self.state.publish(status('safety_filter', DiagnosticStatus.OK, reason,
-                                      {'stamp': self.stamp, 'risk': risk, 'level': 0.5, 'interventions': 3}))
+                                      {'stamp': self.stamp, 'risk': risk, 'level': 0.5, 'interventions': 3,
+                                       'altered': altered}))
         time.sleep(0.01)
 
 
@@ -119,17 +121,20 @@ def test_a_publisher_is_foreign_only_when_its_name_stays_unknown(watched, monkey
 def test_an_episode_carries_its_ticks_with_picture_risk_and_reason(watched):
     graph, observer, rig = watched
     graph.tick(first=True, risk=0.1)
-    graph.tick(reason='risk_scaled', risk=0.7)
+    graph.tick(reason='risk_scaled', risk=0.7, altered='risk')
+    graph.tick(reason='risk_least', risk=0.6, altered='limits')     # the proposal was the least risky one
     graph.tick(last=True, cost=1.0, risk=0.3)
-    rig.wait_for(lambda: sum(observer.reasons.values()) == 3, what='three states')
+    rig.wait_for(lambda: sum(observer.reasons.values()) == 4, what='four states')
     graph.episode.publish(status('sim_bridge/episode', DiagnosticStatus.OK, 'reached, touched', {
         'task': 'unseen3', 'seed': 7, 'success': True, 'violation': True, 'steps': 2, 'bypassed': 0}))
     episode = rig.wait_for(lambda: observer.episodes and observer.episodes[0], what='the episode')
     assert (episode.task, episode.seed, episode.success, episode.violation, episode.steps) == (
         'unseen3', 7, True, True, 2)
-    assert [t.reason for t in episode.ticks] == ['ok', 'risk_scaled', 'ok'] and episode.changed == 1
-    assert [t.cost for t in episode.ticks] == [False, False, True]
-    assert [t.risk for t in episode.ticks] == [0.1, 0.7, 0.3]
+    assert [t.reason for t in episode.ticks] == ['ok', 'risk_scaled', 'risk_least', 'ok']
+    assert episode.changed == 1 and episode.altered == {'risk': 1, 'surprise': 0, 'limits': 1, 'stopped': 0}
+    assert not episode.unwarned and dataclasses.replace(episode, ticks=episode.ticks[2:]).unwarned
+    assert [t.cost for t in episode.ticks] == [False, False, False, True]
+    assert [t.risk for t in episode.ticks] == [0.1, 0.7, 0.6, 0.3]
     # Row padding (step 8 for 6 bytes) must not reach the picture.
     assert episode.ticks[0].picture.tolist() == [[[0, 1, 2], [3, 4, 5]], [[8, 9, 10], [11, 12, 13]]]
 

@@ -22,8 +22,8 @@ def findings():
     rng = np.random.default_rng(0)
     pictures = list(rng.integers(0, 256, (12, 64, 64, 3), np.uint8))
     risk = [math.nan, *np.linspace(0.1, 0.9, 11)]
-    film = report.Film('unseen3 <b>', pictures, risk, 0.5, ['ok'] * 6 + ['risk_scaled'] * 6, [False] * 6 + [True] * 6,
-                       [False] * 11 + [True])
+    film = report.Film('unseen3 <b>', pictures, risk, 0.5, ['ok'] * 6 + ['risk_scaled'] * 6,
+                       [''] * 5 + ['limits'] + ['risk'] * 6, [False] * 11 + [True])
     rows = [summary_row('standard', 'before', [True] * 3, [False] * 3, 4),
             summary_row('unseen3', 'before', [True, False, False], [True, False, True], 9),
             summary_row('unseen3', 'after', [True, True, False], [False] * 3, 1)]
@@ -61,7 +61,8 @@ def test_page_tells_everything_and_escapes_it(findings):
     assert '&lt;boom&gt;' in page and '<boom>' not in page
     assert '<script>' not in page and 'unseen3 &lt;b&gt;' in page
     assert 'every command passed the filter' not in page
-    for text in ('33 %', '67 %', '6.5 / 29.3 ms', 'risk_scaled', '>13<', 'hardware emergency stop'):
+    for text in ('33.3 % [6.1, 79.2]', '66.7 % [20.8, 93.9]', '6.5 / 29.3 ms', 'risk_scaled', '>13<',
+                 'hardware emergency stop'):
         assert text in page, text
     findings.problems, findings.bypassed_commands = [], 0
     assert 'every command passed the filter' in report.page(findings)
@@ -83,15 +84,17 @@ def test_text_table_shows_intervals_in_per_cent(findings):
 def test_film_is_an_endless_animation_of_every_tick(findings):
     from PIL import Image
     film = findings.film
-    data = films.encode(film.pictures, film.risk, film.level, film.reasons, film.changed)
+    data = films.encode(film.pictures, film.risk, film.level, film.reasons, film.altered)
     movie = Image.open(io.BytesIO(data))
     assert (movie.format, movie.n_frames, movie.info['loop']) == ('WEBP', 12, 0)
     assert movie.size == (films.SIZE, films.SIZE + films.STRIP)
-    movie.seek(10)      # the filter changed this command: a frame around the picture says so
-    corner = np.asarray(movie.convert('RGB'), int)[2, 2]
-    assert np.abs(corner - films.CHANGED).max() < 60
+    for frame, colour, other in ((10, films.CHANGED, films.OTHER), (5, films.OTHER, films.CHANGED)):
+        movie.seek(frame)   # risk, then a limit, altered this command: a frame around the picture says so
+        corner = np.asarray(movie.convert('RGB'), int)[2, 2]
+        assert np.abs(corner - colour).max() < 60 and np.abs(corner - other).max() > 60
     movie.seek(2)
-    assert np.abs(np.asarray(movie.convert('RGB'), int)[2, 2] - films.CHANGED).max() > 60
+    assert all(np.abs(np.asarray(movie.convert('RGB'), int)[2, 2] - c).max() > 60 for c in (films.CHANGED, films.OTHER))
+    assert 'yellow frame: the risk changed' in report.page(findings) and 'a blue one' in report.page(findings)
 
 
 @pytest.mark.parametrize('chart', [

@@ -45,7 +45,8 @@ def test_motion_begins_after_release_and_ramp_and_answers_each_stamp(make_filter
     assert node.slot.runtime.steps[0][1] and not node.slot.runtime.steps[-1][1]
     values = cell.values()
     assert float(values['latency_ms']) < 50 and values['version'] == 'calibrated' and values['deadline_misses'] == '0'
-    assert set(values) >= {'risk', 'level', 'age_camera', 'age_pose', 'age_command', 'interventions', 'advice'}
+    assert set(values) >= {'risk', 'level', 'age_camera', 'age_pose', 'age_command', 'interventions', 'altered',
+                           'advice'}
 
 
 def test_limits_hold_in_all_that_was_sent(make_filter):

@@ -3,6 +3,7 @@
 """`fosp evaluate`: tables that repeat, on layouts that no data set holds, corners beside each policy (lesson 19)."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import pytest
 
 from fosp_core.cli import main
 from fosp_core.errors import FospError
-from fosp_sim.evaluate import FIRST_SEED, Result, Scripted, evaluation_seeds, row, table, tasks_of
+from fosp_core.safety.reasons import STAGES
+from fosp_sim.actors import Result, Scripted, run_episode
+from fosp_sim.demonstrators import KINDS
+from fosp_sim.evaluate import FIRST_SEED, evaluation_seeds, row, table, tasks_of
 from fosp_sim.safereach import TASKS, SafeReachEnv
 
 
@@ -46,6 +50,24 @@ def test_json_on_standard_output_alone_with_the_corners_and_it_repeats(capsys):
     assert all(r['n'] == 4 and 0.0 <= r['sr_ci'][0] <= r['sr'] <= r['sr_ci'][1] <= 1.0 for r in rows)
     assert rows[1]['sr'] == 1.0 and rows[1]['cv'] == 0.0     # the safe planner is the upper bound
     assert rows[2]['sr'] == 0.0
+
+
+def test_straight_knows_no_obstacle_and_no_data_set_knows_it(capsys, tmp_path):
+    """The filter is judged by a policy that no model has learned from; reckless is a third of the data."""
+    with contextlib.closing(SafeReachEnv('unseen3', render=False)) as env:
+        observation, _ = env.reset(seed=FIRST_SEED)
+        actor = Scripted('straight')
+        actor.reset(env, FIRST_SEED)
+        first, layout = actor.action(env, observation), env.layout
+        way = np.array(layout.goal) - env.tip
+        assert first @ way == pytest.approx(np.linalg.norm(first) * np.linalg.norm(way), rel=1e-5)
+    assert main(['evaluate', '--policy', 'straight', '--task', 'unseen3', '--episodes', '3', '--no-corners', '--json',
+                 '-']) == 0
+    (found,) = json.loads(capsys.readouterr().out)['rows']
+    assert found['phase'] == 'straight' and found['cv'] == 1.0
+    assert 'straight' not in KINDS
+    assert main(['collect', '--mix', 'straight', '--episodes', '1', '--out', str(tmp_path / 'bag')]) == 2
+    assert 'straight' in capsys.readouterr().err and not (tmp_path / 'bag').exists()
 
 
 def test_the_suite_is_every_scene_with_means_and_their_intervals(capsys):
@@ -107,7 +129,8 @@ def test_the_model_with_and_without_the_filter(capsys, calibrated_toy):
         rows[which] = result['rows'][0]
         assert result['model']['version'] == 'toy' and len(result['model']['sha256']) == 64
     assert rows['on']['phase'] == 'model+filter' and rows['off']['phase'] == 'model'
-    assert rows['off']['interventions'] == 0
+    assert rows['off']['interventions'] == 0 and rows['off']['altered'] is rows['off']['contacts_unwarned'] is None
+    assert rows['on']['altered']['risk'] == rows['on']['interventions'] and set(rows['on']['altered']) == set(STAGES)
 
 
 def test_a_scripted_policy_behind_the_filter(capsys, calibrated_toy):
@@ -118,6 +141,21 @@ def test_a_scripted_policy_behind_the_filter(capsys, calibrated_toy):
     assert [r['phase'] for r in result['rows']] == ['safe+filter', 'safe', 'random']
     assert [p['against'] for p in result['paired']] == ['safe', 'random']
     assert (result['filter'], result['model']['version'], result['seed']) == ('on', 'toy', 0)
+
+
+def test_with_and_without_the_filter_on_the_same_layouts(capsys, calibrated_toy):
+    arguments = ['evaluate', '--policy', 'straight', '--filter', 'both', '--model', str(calibrated_toy), '--episodes',
+                 '2', '--no-corners']
+    assert main([*arguments, '--json', '-']) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [r['phase'] for r in result['rows']] == ['straight+filter', 'straight']
+    (compared,) = result['paired']
+    assert (compared['phase'], compared['against'], compared['n']) == ('straight+filter', 'straight', 2)
+    assert {'gained', 'lost', 'difference', 'p_value', 'ci', 'verdict', 'needed'} == set(compared['cv'])
+    assert compared['sr']['verdict'] == 'no winner'
+    assert (result['rows'][1]['altered'], result['filter']) == (None, 'both')
+    assert main(arguments) == 0
+    assert 'standard: straight+filter against straight on the same 2 layouts\n  SR' in capsys.readouterr().out
 
 
 def test_a_scripted_policy_does_not_pass_without_a_calibrated_model(capsys, tmp_path):
@@ -138,7 +176,7 @@ def test_what_the_guard_returns_is_what_is_sent_and_what_it_hears_of_next(filter
 
         def __call__(self, env, observation, previous, is_first, action):
             heard.append((previous, is_first, action))
-            return 0.5 * action, len(heard) % 2 == 0
+            return 0.5 * action, ('', 'risk', 'limits')[(len(heard) - 1) % 3]
 
     guard = Half() if filtered else None
     actor, env = Scripted('safe', guard), SafeReachEnv('standard', render=False)
@@ -153,6 +191,7 @@ def test_what_the_guard_returns_is_what_is_sent_and_what_it_hears_of_next(filter
         wanted = alone.action(env, observation)
         np.testing.assert_array_equal(sent[0], 0.5 * wanted if filtered else wanted)
         assert actor.interventions == (1 if filtered else 0)
+        assert actor.altered == {'risk': filtered, 'surprise': 0, 'limits': filtered, 'stopped': 0}
     if filtered:
         assert guard.begun == 2 and [is_first for _, is_first, _ in heard] == [True, False, False]
         assert not heard[0][0].any()
@@ -160,12 +199,42 @@ def test_what_the_guard_returns_is_what_is_sent_and_what_it_hears_of_next(filter
             np.testing.assert_array_equal(previous, before)
 
 
+@pytest.mark.parametrize(('stage', 'late', 'unwarned'), [('limits', False, 1), ('risk', False, 0),
+                                                         ('risk', True, 1)])
+def test_a_contact_without_an_intervention_before_it_is_unwarned(stage, late, unwarned):
+    """What limits altered is no warning of a contact, nor is what the risk changed after it."""
+    class Marks:
+        def reset(self):
+            self.cost = False
+
+        def __call__(self, env, observation, previous, is_first, action):
+            self.cost |= bool(env.last_cost)
+            return action, stage if self.cost or not late else ''
+
+    class Watched(SafeReachEnv):
+        last_cost = 0.0
+
+        def step(self, action):
+            answer = super().step(action)
+            self.last_cost = answer[2]
+            return answer
+    with contextlib.closing(Watched('unseen3', render=False)) as env:
+        found = run_episode(env, Scripted('straight', Marks()), FIRST_SEED)
+    assert found.violation and found.altered[stage] > 0
+    summary = row('unseen3', 'straight+filter', [found])
+    assert summary['contacts_unwarned'] == unwarned and summary['interventions'] == found.altered['risk']
+    assert summary['altered'] == found.altered
+    assert 'unwarned: episodes' in table([summary]) and f'{found.altered["limits"]:8d}' in table([summary])
+
+
 def test_the_guard_keeps_the_limits_and_tells_the_model_what_was_sent(calibrated_toy):
     """An action that leads out of the workspace box is cut; the learner must hear of the cut one."""
     from fosp_core.deploy.bundle import Bundle
-    from fosp_sim.evaluate import Learned
+    from fosp_sim.actors import Learned
     from fosp_sim.guard import Guard
     guard = Guard(Bundle.open(calibrated_toy))
+    # Above the simulator's own floor, which stops the arm before the configured one of the filter does.
+    guard.limits = dataclasses.replace(guard.limits, box_low=(*guard.limits.box_low[:2], 0.06))
     actor = Learned(Bundle.open(calibrated_toy), guard)
     env = SafeReachEnv('standard')
     try:

@@ -17,7 +17,7 @@ from fosp_core.cli import main
 from fosp_core.contract import Contract
 from fosp_core.data.bag import read_episodes
 from fosp_core.paths import config_file
-from fosp_sim.evaluate import Scripted
+from fosp_sim.actors import Scripted
 from fosp_sim.rollout import record_episode
 from fosp_sim.safereach import SafeReachEnv
 
