@@ -21,6 +21,7 @@ from fosp_core.errors import DataError
 from fosp_core.formats import hdf5_trial
 from fosp_core.formats.common import damage
 
+START_S = 60        # for a process to start, on a machine that is busy
 TRIAL_S = 20        # for one read of a few strings: thousands of times what it takes
 _HEAP = b'GCOL'     # every heap that holds values of variable length begins with it
 _BLOCK = 65536      # bytes of a chunk, about
@@ -52,7 +53,7 @@ def _try(path: Path) -> None:
     # By its file: it needs h5py alone, and starts the faster for it.
     words = [sys.executable, '-P', hdf5_trial.__file__, str(path), str(TRIAL_S)]
     # Each read has its limit; this one is for more reads than the file has bytes for.
-    fence = 3 * TRIAL_S + path.stat().st_size / 1e6
+    fence = START_S + 3 * TRIAL_S + path.stat().st_size / 1e6
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
                               timeout=fence)
