@@ -110,6 +110,8 @@ class Reason(enum.Enum):
     LIMIT_RANGE = ('limit_range', Effect.ALTER, WARN, False, 'The proposal is outside the range of the contract.',
                    'Look at the publisher of `command_in`.')
     LIMIT_SPEED = ('limit_speed', Effect.ALTER, OK, False, 'Faster than the speed limit.', 'Nothing.')
+    LIMIT_STEP = ('limit_step', Effect.ALTER, OK, False,
+                  'Would take the arm too far from where it was measured.', 'Nothing.')
     LIMIT_ACCELERATION = ('limit_acceleration', Effect.ALTER, OK, False,
                           'A larger step from the last command than the acceleration limit allows.', 'Nothing.')
     RAMP = ('ramp', Effect.ALTER, OK, False, 'Motion has just resumed: slower for a moment.', 'Nothing.')

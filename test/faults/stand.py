@@ -246,8 +246,8 @@ class Stand:
             ahead = where + v * 2 * PERIOD_S        # for so long the arm follows it when nothing else comes
             assert (ahead >= BOX[0] - 1e-6).all() and (ahead <= BOX[1] + 1e-6).all(), (sent, where)
             if before is not None and before.sequence is not None and sent.sequence == before.sequence + 1:
-                u = before.command      # braking is free: within reach of some shortened last command
-                part = np.clip(v @ u / max(u @ u, 1e-12), 0.0, 1.0)
-                assert np.linalg.norm(v - part * u) <= reach + 1e-6, (before, sent)
+                u = before.command
+                straight = v @ u > 0 and np.linalg.norm(v - u * (v @ u) / (u @ u)) <= 1e-6 and v @ v <= u @ u + 1e-9
+                assert straight or np.linalg.norm(v - u) <= reach + 1e-6, (before, sent)    # braking is free
         self._judged = len(log)
         return len(log)
