@@ -91,8 +91,8 @@ PARAMETERS = (
       read_only=True),
     P('incident_seconds', 'double', 10.0, 'How much before the stop is kept.', unit='s', low=1.0, high=60.0,
       read_only=True),
-    P('incident_every_s', 'double', 10.0, 'Shortest time between two bags; stops in between are counted.', unit='s',
-      low=0.0, high=3600.0, read_only=True),
+    P('incident_every_s', 'double', 10.0, 'Shortest time between two bags, but for a cause that latches; stops in '
+      'between are counted.', unit='s', low=0.0, high=3600.0, read_only=True),
     P('incident_keep', 'int', 20, 'Bags that stay; the oldest ones are deleted.', low=1, high=10000, read_only=True),
     P('incident_memory_mb', 'int', 64, 'Pictures held in memory as they came; larger ones go back less far.',
       unit='MiB', low=1, high=4096, read_only=True),
