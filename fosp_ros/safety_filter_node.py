@@ -167,6 +167,10 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
             self._look()
 
     def _on_command(self, message) -> None:
+        if not stamp_ns(message):       # `ros2 topic pub`: it answers no picture, and the next one is no second answer
+            self.senses.fault(Reason.COMMAND_INVALID, 'command_in: no stamp, expected that of the picture it answers',
+                              time.monotonic())
+            return
         self._proposal = (stamp_ns(message), self.senses.command(message, time.monotonic()))
         self._look()
 

@@ -70,8 +70,9 @@ class Reason(enum.Enum):
     LABEL_INVALID = ('label_invalid', Effect.STOP, ERROR, False, 'Episodes begin again and again within a second.',
                      'Look at the publisher of `label`: the first record of an episode alone carries the button.')
     COMMAND_INVALID = ('command_invalid', Effect.STOP, ERROR, False,
-                       'The proposed command holds NaN or infinity, or has the wrong length; all of it is rejected.',
-                       'Look at the publisher of `command_in`.')
+                       'The proposed command holds NaN or infinity, or has the wrong length or frame, or no stamp; all '
+                       'of it is rejected.',
+                       'Look at the publisher of `command_in`: its stamp is that of the picture that it answers.')
     COMMAND_CONFLICT = ('command_conflict', Effect.STOP, ERROR, False,
                         'Two commands were proposed for one picture: more than one node proposes.',
                         'Let one node alone publish `command_in`.')
