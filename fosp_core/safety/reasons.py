@@ -103,7 +103,8 @@ class Reason(enum.Enum):
     RISK_SCALED = ('risk_scaled', Effect.ALTER, WARN, False, 'Too risky at full speed: slower.', 'Nothing.')
     SURPRISE_SLOW = ('surprise_slow', Effect.ALTER, WARN, False,
                      'The world model is surprised beyond its slow level: slower.', 'Nothing, when it passes.')
-    LIMIT_WORKSPACE = ('limit_workspace', Effect.ALTER, OK, False, 'Would leave the workspace box.', 'Nothing.')
+    LIMIT_WORKSPACE = ('limit_workspace', Effect.ALTER, OK, False,
+                       'Would leave the workspace box within the time that a command may act.', 'Nothing.')
     LIMIT_JOINT_POSITION = ('limit_joint_position', Effect.ALTER, OK, False,
                             'A joint would reach its position limit.', 'Nothing.')
     LIMIT_JOINT_VELOCITY = ('limit_joint_velocity', Effect.ALTER, OK, False,
