@@ -30,7 +30,7 @@ class Latching:
         self._estop_topic = self._estop_service = False
         self.state = FilterState.initial(0)
         self.witness: Witness | None = None
-        self.latch_file: LatchFile | None = None
+        self._recall_latch()
         # First of all, as an executor serves in this order.
         self.buttons = Buttons(self, lambda pressed: self._press(topic=pressed))
         self.create_service(SetBool, 'safety_filter/estop', self._on_estop_service)
@@ -39,7 +39,7 @@ class Latching:
         self.serve(Trigger, 'safety_filter/reset', self._on_reset)
 
     def _recall_latch(self) -> None:
-        """Begin with what an earlier process of this name left latched, beside what this one holds."""
+        """Begin with what an earlier process of this name left latched; from now on a press outlives this one, too."""
         self.latch_file = LatchFile(filter_parameters.latch_path(self.p, self.get_fully_qualified_name()),
                                     self.get_logger().warning)
         latched, service = self.latch_file.read()
@@ -58,13 +58,12 @@ class Latching:
 
     def _keep_latch(self) -> None:
         """Let the latch outlive the process; after the stop has gone out, before anybody is told that it latched."""
-        if self.latch_file is not None:
-            self.latch_file.put(self.state.latched, self._estop_service)
+        self.latch_file.put(self.state.latched, self._estop_service)
 
-    def _close_latch(self) -> None:
-        if self.latch_file is not None:
-            self.latch_file.close()
-            self.latch_file = None
+    def destroy_node(self) -> None:
+        """End the thread of the latch file: not before, as an e-stop is heard until the end."""
+        self.latch_file.close()
+        super().destroy_node()
 
     def _on_estop_service(self, request, response):
         self._press(service=bool(request.data))

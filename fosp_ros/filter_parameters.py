@@ -36,8 +36,10 @@ PARAMETERS = (
     P('position_vector', 'string', 'ee_pose', 'Vector of the contract whose first entries are the position in the '
       'frame of the command.', read_only=True),
     P('max_speed', 'double', 0.42, 'Largest norm of the command.', unit='m/s', low=0.001, high=2.0, read_only=True),
-    P('max_acceleration', 'double', 4.0, 'Largest change of the command per second, braking excepted.', unit='m/s^2',
-      low=0.01, high=50.0, read_only=True),
+    P('max_acceleration', 'double', 4.0, 'Largest change of the command per second; a stop, and braking straight, '
+      'excepted.', unit='m/s^2', low=0.01, high=50.0, read_only=True),
+    P('max_step', 'double', 0.10, 'Largest way from where the arm was measured to where it is when a command ceases to '
+      'act.', unit='m', low=0.001, high=10.0, read_only=True),
     P('workspace_low', 'double_array', [0.29, -0.45, 0.01], 'Lower corner of the workspace box. Empty: no box, WARN.',
       unit='m', read_only=True),
     P('workspace_high', 'double_array', [0.71, 0.45, 0.35], 'Upper corner of the workspace box.', unit='m',
@@ -89,17 +91,17 @@ PARAMETERS = (
       read_only=True),
     P('incident_seconds', 'double', 10.0, 'How much before the stop is kept.', unit='s', low=1.0, high=60.0,
       read_only=True),
-    P('incident_every_s', 'double', 10.0, 'Shortest time between two bags; stops in between are counted.', unit='s',
-      low=0.0, high=3600.0, read_only=True),
+    P('incident_every_s', 'double', 10.0, 'Shortest time between two bags, but for a cause that latches; stops in '
+      'between are counted.', unit='s', low=0.0, high=3600.0, read_only=True),
     P('incident_keep', 'int', 20, 'Bags that stay; the oldest ones are deleted.', low=1, high=10000, read_only=True),
     P('incident_memory_mb', 'int', 64, 'Pictures held in memory as they came; larger ones go back less far.',
       unit='MiB', low=1, high=4096, read_only=True),
 )
 
 # name -> +1: more of it is weaker; -1: less of it is weaker
-_WEAKER = {'max_speed': 1, 'max_acceleration': 1, 'workspace_margin': 1, 'joint_margin': 1, 'joint_ahead_s': -1,
-           'max_jump': 1, 'frozen_distance': 1, 'release_s': -1, 'ramp_s': -1, 'slow_factor': 1, 'latch_after_s': 1,
-           'alert_factor': 1, 'alert_s': -1, 'deadline_s': 1, 'watchdog_s': 1,
+_WEAKER = {'max_speed': 1, 'max_acceleration': 1, 'max_step': 1, 'workspace_margin': 1, 'joint_margin': 1,
+           'joint_ahead_s': -1, 'max_jump': 1, 'frozen_distance': 1, 'release_s': -1, 'ramp_s': -1, 'slow_factor': 1,
+           'latch_after_s': 1, 'alert_factor': 1, 'alert_s': -1, 'deadline_s': 1, 'watchdog_s': 1,
            'pairing_tolerance_s': 1, 'shadow_ticks': -1}
 # A calibration beyond these is reported as weak: the shipped one has level 0.12 and alpha 0.1.
 LAX_LEVEL = 0.5     # risk within which more violations than not may lie
@@ -111,14 +113,17 @@ def limits_of(p, contract: Contract) -> FilterLimits:
     """Build the limits from the live parameters and the contract; raise FospError naming what is wrong."""
     return FilterLimits(
         low=contract.action.low, high=contract.action.high, period=contract.period, staleness=contract.staleness_s,
-        # From the measurement to the watchdog's stop; the arm's own timeout counts when the filter itself dies.
-        acts=max(p.watchdog_s, ARM_PERIODS * contract.period),
-        max_speed=p.max_speed, max_acceleration=p.max_acceleration, box_low=tuple(p.workspace_low),
-        box_high=tuple(p.workspace_high), box_margin=p.workspace_margin, joint_names=tuple(p.joint_names),
-        joint_low=tuple(p.joint_low), joint_high=tuple(p.joint_high), joint_speed=tuple(p.joint_speed),
-        joint_margin=p.joint_margin, joint_ahead=p.joint_ahead_s, max_jump=p.max_jump,
+        acts=acts_for(p, contract), max_speed=p.max_speed, max_acceleration=p.max_acceleration, max_step=p.max_step,
+        box_low=tuple(p.workspace_low), box_high=tuple(p.workspace_high), box_margin=p.workspace_margin,
+        joint_names=tuple(p.joint_names), joint_low=tuple(p.joint_low), joint_high=tuple(p.joint_high),
+        joint_speed=tuple(p.joint_speed), joint_margin=p.joint_margin, joint_ahead=p.joint_ahead_s, max_jump=p.max_jump,
         frozen_distance=p.frozen_distance, release=p.release_s, ramp=p.ramp_s, slow_factor=p.slow_factor,
         retreat_speed=p.retreat_speed, alert_factor=p.alert_factor, alert_hold=p.alert_s, latch_after=p.latch_after_s)
+
+
+def acts_for(p, contract: Contract) -> float:
+    """Return for how long a command may act, s: until the watchdog's stop; when the filter dies, the arm's own."""
+    return max(p.watchdog_s, ARM_PERIODS * contract.period)
 
 
 def latch_path(p, name: str) -> Path | None:
@@ -156,9 +161,11 @@ def idle(p, contract: Contract) -> list[str]:
     """Return the limits that can never act, because the range of the contract or another limit is within them."""
     reach = math.hypot(*(max(-low, high) for low, high in zip(contract.action.low, contract.action.high)))
     found = ['max_speed'] if p.max_speed >= reach else []
-    # The largest step that is not braking begins at zero.
-    if p.max_acceleration * contract.period >= min(reach, p.max_speed):
+    reach = min(reach, p.max_speed)
+    if p.max_acceleration * contract.period >= 2.0 * reach:     # from full ahead to full astern
         found.append('max_acceleration')
+    if p.max_step >= reach * (acts_for(p, contract) + p.deadline_s):     # the measurement is older than that if late
+        found.append('max_step')
     return found
 
 

@@ -11,6 +11,7 @@ import collections
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -75,7 +76,7 @@ class IncidentRecorder:
     folder
         Where the bags go, `incident-<UTC>-<reason>` each.
     seconds, every : float
-        How much is kept; the shortest time between two bags.
+        How much is kept; the shortest time between two bags, but for a cause that latches.
     keep : int
         Bags that stay; the oldest ones are deleted.
     picture_bytes : int
@@ -100,9 +101,10 @@ class IncidentRecorder:
         self._free = False      # nothing has stopped the arm since it was last allowed to move
         self._last = -1e9
         self._pending: tuple[Reason, float, float] | None = None    # reason, monotonic, wall clock
+        self._told = None       # the last one that the thread has taken: so the two need no lock
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
-        self._process: subprocess.Popen | None = None
+        self._writers: list[tuple[subprocess.Popen, Path, Path, float]] = []    # process, spool, bag, until when
         self.written = self.skipped = self.failed = 0
         self.last = ''      # the newest bag
 
@@ -132,10 +134,13 @@ class IncidentRecorder:
         self._free = reason.effect in (Effect.PASS, Effect.ALTER) or (free and reason.effect is Effect.HOLD)
         if reason is before or not caused(reason) or not (free or reason.latching):
             return
-        now = time.monotonic()
-        if self._pending is not None or now - self._last < self._every:
+        now, pending = time.monotonic(), None if self._pending is self._told else self._pending
+        # A cause that latches is told whatever came shortly before, and takes the place of one that waits to be told.
+        if (pending is not None and (pending[0].latching or not reason.latching)) \
+                or (now - self._last < self._every and not reason.latching):
             self.skipped += 1
             return
+        self.skipped += pending is not None
         self._last, self._pending = now, (reason, now, time.time())
 
     # -- the thread ---------------------------------------------------------------------------------------------------
@@ -158,11 +163,10 @@ class IncidentRecorder:
             try:
                 self._collect()
                 pending = self._pending
-                if pending is not None and (ended or time.monotonic() - pending[1] >= AFTER_S):
+                if pending is not self._told and (ended or time.monotonic() - pending[1] >= AFTER_S):
+                    self._told = pending    # first: what comes meanwhile is told next
                     self._capture(*pending)
-                    self._pending = None
             except Exception as error:  # noqa: BLE001 - a full disk or a fault of ours: the filter goes on without it
-                self._pending = None
                 self._fail(f'{type(error).__name__}: {error}')
             if ended:
                 return
@@ -180,6 +184,19 @@ class IncidentRecorder:
         name = f'incident-{datetime.datetime.fromtimestamp(wall, datetime.UTC):%Y%m%dT%H%M%S}-{reason.word}'
         spool = self.folder / f'.{name}.spool'
         spool.mkdir(parents=True)
+        try:
+            self._fill(spool, episodes, reason, since, wall)
+            # A session of its own: the Ctrl-C that ends the filter must not end the writing of why.
+            process = subprocess.Popen(
+                [sys.executable, '-m', 'fosp_core.data.incident', str(spool), str(self.folder / name)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                start_new_session=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        except BaseException:
+            shutil.rmtree(spool, ignore_errors=True)    # a full disk must not be filled further, try by try
+            raise
+        self._writers.append((process, spool, self.folder / name, time.monotonic() + WRITE_LIMIT_S))
+
+    def _fill(self, spool: Path, episodes: list, reason: Reason, since: float, wall: float) -> None:
         for k, episode in enumerate(episodes):
             episode.meta |= {'policy': 'incident', 'reason': reason.word, 'stopped_at': wall}
             save_episode(spool / f'{k:03d}.npz', episode)
@@ -190,13 +207,6 @@ class IncidentRecorder:
                 time.sleep(BREATH_S)
         about = {'contract': self._contract.to_dict(), 'namespace': self._namespace, 'keep': self._keep}
         (spool / incident.ABOUT).write_text(json.dumps(about))
-        self._target = self.folder / name
-        # A session of its own: the Ctrl-C that ends the filter must not end the writing of why.
-        self._process = subprocess.Popen(
-            [sys.executable, '-m', 'fosp_core.data.incident', str(spool), str(self._target)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            start_new_session=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-        self._deadline = time.monotonic() + WRITE_LIMIT_S
 
     def _episodes(self, since: float) -> list:
         assembler, episodes, last = EpisodeAssembler(self._contract), [], None
@@ -218,21 +228,21 @@ class IncidentRecorder:
         return episodes + ([done] if done is not None else [])
 
     def _collect(self) -> None:
-        """See whether the writer has ended."""
-        process = self._process
-        if process is None:
-            return
-        if process.poll() is None:
-            if time.monotonic() > self._deadline:
-                process.kill()
-            return
-        self._process = None
-        error = process.stderr.read()
-        process.stderr.close()
-        if process.returncode:
-            self._fail((error.strip().splitlines() or [f'writer ended with {process.returncode}'])[-1])
-        else:
-            self.written, self.last = self.written + 1, str(self._target)
+        """See which writers have ended."""
+        for writer in list(self._writers):
+            process, spool, bag, until = writer
+            if process.poll() is None:
+                if time.monotonic() > until:
+                    process.kill()
+                continue
+            self._writers.remove(writer)
+            error = process.stderr.read()
+            process.stderr.close()
+            if process.returncode:
+                shutil.rmtree(spool, ignore_errors=True)
+                self._fail((error.strip().splitlines() or [f'writer ended with {process.returncode}'])[-1])
+            else:
+                self.written, self.last = self.written + 1, str(bag)
 
     def _fail(self, text: str) -> None:
         self.failed += 1

@@ -4,7 +4,7 @@
 
 `ManagedNode` turns four hooks into lifecycle transitions that report their failures (rclpy swallows exceptions in
 transition callbacks) and share one tear-down that tolerates partial state. `spin_node` owns the process: signals, the
-death of the parent, the order of destruction and the exit code.
+death of the parent, the order of destruction, output that nobody reads, and the exit code.
 """
 
 import gc
@@ -26,6 +26,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from fosp_core.errors import FospError
 from fosp_ros import shared_memory
+from fosp_ros.output import Relay
 from fosp_ros.parameters import P, declare
 
 PARENT_VARIABLE = 'FOSP_PARENT_PID'
@@ -174,7 +175,8 @@ class _Ender:
     that an executor blocked in C is woken at once, and compares the parent every half second.
     """
 
-    def __init__(self):
+    def __init__(self, relay: Relay):
+        self._relay = relay
         self.event = threading.Event()
         self.reason = ''
         self._executor = None
@@ -236,6 +238,7 @@ class _Ender:
                 if waited > SHUTDOWN_LIMIT_S:
                     sys.stderr.write(f'error: process {os.getpid()} did not end within {SHUTDOWN_LIMIT_S:g} s of '
                                      f'{self.reason}; ended by force\n')
+                    self._relay.flush()
                     shared_memory.remove(shared_memory.opened_by(os.getpid()), ending=os.getpid())
                     os._exit(EXIT_FAULT)
 
@@ -261,7 +264,8 @@ def spin_node(node_class: Callable[[], ManagedNode], args: list[str] | None = No
     configuration (one line on stderr); 1 for a fault of ours (traceback). `threads` > 1 chooses the multi-threaded
     executor: only for nodes with explicit callback groups.
     """
-    ender = _Ender()
+    relay = Relay()     # before anything is logged
+    ender = _Ender(relay)
     node = executor = None
     code = EXIT_REQUESTED
     try:
@@ -301,5 +305,5 @@ def spin_node(node_class: Callable[[], ManagedNode], args: list[str] | None = No
             node.destroy_node()
         rclpy.try_shutdown()
         ender.close()
-        sys.stderr.flush()
+        relay.close()
     return code

@@ -73,7 +73,6 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
         self.limits = filter_parameters.limits_of(p, contract)
         self.witness = Witness(p, contract, self.get_namespace(), self._in_force, self.get_logger().warning)
         self._reset_memory()
-        self._recall_latch()
         self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20,
                               shadow_ticks=p.shadow_ticks)
         self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
@@ -124,7 +123,6 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
         for part in ('watchdog', 'witness'):
             if getattr(self, part, None) is not None:
                 getattr(self, part).stop()
-        self._close_latch()
         if getattr(self, 'slot', None) is not None:
             self.slot.close()
 
@@ -168,6 +166,10 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
             self._look()
 
     def _on_command(self, message) -> None:
+        if not stamp_ns(message):       # `ros2 topic pub`: it answers no picture, and the next one is no second answer
+            self.senses.fault(Reason.COMMAND_INVALID, 'command_in: no stamp, expected that of the picture it answers',
+                              time.monotonic())
+            return
         self._proposal = (stamp_ns(message), self.senses.command(message, time.monotonic()))
         self._look()
 

@@ -11,6 +11,7 @@ import yaml
 
 from fosp_core.errors import FospError
 from fosp_ros import graph
+from fosp_ros.output import Relay
 from fosp_ros.runner import GraphRunner
 
 HELP = 'start sim bridge, learner, safety filter and trainer as four processes'
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         raise FospError(f'--domain-id {args.domain_id}: expected 0 to 101 (higher ports may be in use)')
     ended = threading.Event()
     old = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    relay = Relay()     # a pager at rest must not keep the nodes' lines, nor Ctrl-C, waiting
     runner = GraphRunner(graph.build(options), args.domain_id, lambda line: print(line, flush=True),
                          local=not args.network)
     try:
@@ -81,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         runner.stop()
         for number, handler in old.items():
             signal.signal(number, handler)
+        relay.close()
     for name in runner.forced:
         sys.stderr.write(f'warning: node {name} did not end on SIGINT and was killed\n')
     return 1 if runner.forced else 0

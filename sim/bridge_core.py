@@ -30,20 +30,24 @@ class CommandSlot:
         self._not_before = 0
         self._command: tuple[np.ndarray, float] | None = None
         self.refused = 0    # not finite or of a wrong length
-        self.old = 0        # answers to an observation of an earlier episode
+        self.old = 0        # answers to an observation of an earlier episode, or of longer ago than a command may act
 
     def clear(self, not_before: int) -> None:
         """Begin an episode whose first observation has stamp `not_before` (ns): earlier answers must not move it."""
         self._command, self._not_before = None, not_before
 
-    def put(self, command, stamp: int, now: float) -> bool:
-        """Take a command (size,) that arrived at monotonic `now`; False when it is not used. Stamp 0: unstamped."""
+    def put(self, command, stamp: int, now: float, clock: int = 0) -> bool:
+        """Take a command (size,) that arrived at monotonic `now`; False when it is not used. Stamp 0: unstamped.
+
+        clock: the time (ns) by the clock that stamps the observations; what was held up on its way is no fresh command.
+        A stop is taken however old it is, as the watchdog's has a stamp of another computer's clock.
+        """
         command = np.asarray(command, float)
         if command.shape != self._zero.shape or not np.isfinite(command).all():
             self.refused += 1
             self._command = None    # what came last is unusable: stand still, do not go on with the one before
             return False
-        if 0 < stamp < self._not_before:
+        if 0 < stamp < self._not_before or (0 < stamp < clock - round(1e9 * self._timeout) and command.any()):
             self.old += 1
             return False
         self._command = command, now

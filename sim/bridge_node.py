@@ -161,7 +161,7 @@ class SimBridgeNode(ManagedNode):
             self.latency.add(1e3 * (now - self._sent[1]))
             self._sent = None                   # answered
         command = [replay_messages.get_field(message, field) for field in self.contract.action.fields]
-        self.slot.put(command, stamp, now)
+        self.slot.put(command, stamp, now, self.get_clock().now().nanoseconds)
 
     def _look_at_writers(self) -> None:
         """Ask the graph who may write command_out: too slow for the tick, and a name alone proves no writer."""

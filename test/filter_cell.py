@@ -78,6 +78,7 @@ class Cell(Node):
         self.off, self.command, self.position = set(), [0.1, 0.0, 0.0], np.array([0.5, 0.0, 0.2])
         self.frozen, self.encoding, self.joint_names, self.first, self.lag = False, 'rgb8', list(JOINTS), True, 0.0
         self.size, self.short = (64, 64), False         # of the picture; fewer bytes than it says
+        self.unstamped = False                          # commands carry no stamp
         self.behind = 0                                 # ticks that a picture comes late
         self.also = None                                # a second publisher of commands, right behind the first
         self.stuck = False                              # the driver sends one message again and again
@@ -177,7 +178,7 @@ class Cell(Node):
     def proposal(self, stamp):
         """What the learner of this cell says to the picture of a stamp."""
         message = self.COMMAND()
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(0 if self.unstamped else stamp, 10**9)
         self.write(message)
         return message
 

@@ -3,6 +3,7 @@
 """Split-conformal levels for the learned risk and for surprise. Pure numpy; anyone may import it."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from fosp_core.errors import BundleError
 
 SCHEMA = 1
 HORIZON, LEAD = 10, 3       # records, 1 s to 0.3 s before a contact: 0.3 s is what the arm needs to go another way
+MOST = 10**9                # episodes of a calibration: what no float holds is no number of them
 SURPRISE_SKIP = 2   # records after a reset whose surprise says nothing: the model has no history yet
 SURPRISE_TICKS = 2  # records in a row that must be surprising; the filter's gate counts the same way
 STOP_FACTOR = 2.0   # how far above the slow level the stop level lies at least
@@ -32,8 +34,8 @@ def check_calibration(calibration: dict[str, Any], where: str) -> None:
                                   'expected a finite number')
         if not 0.0 < values['alpha'] < 1.0:
             raise BundleError(f'{where}: key {gate}.alpha is {values["alpha"]}, expected between 0 and 1')
-        if type(values.get('n')) is not int or values['n'] < 1:
-            raise BundleError(f'{where}: not calibrated: key {gate}.n is {values.get("n")!r}, expected at least 1')
+        if type(values.get('n')) is not int or not 1 <= values['n'] <= MOST:
+            raise BundleError(f'{where}: not calibrated: key {gate}.n is {values.get("n")!r}, expected 1 to {MOST}')
     if not 0.0 <= calibration['reachability']['level'] <= 1.0:
         raise BundleError(f'{where}: key reachability.level is {calibration["reachability"]["level"]}, '
                           'expected 0 to 1')
@@ -44,7 +46,8 @@ def check_calibration(calibration: dict[str, Any], where: str) -> None:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # By comparison: an integer may be too long for a float, and JSON has such.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def conformal_level(scores: Sequence[float] | np.ndarray, alpha: float) -> float:

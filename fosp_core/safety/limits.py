@@ -1,6 +1,6 @@
 # Copyright 2026 The fosp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Limits that hold whatever was learned: range, speed, acceleration, workspace, joints. Pure; anyone may import it.
+"""Limits that hold whatever was learned: range, speed, acceleration, step, workspace, joints. Pure; all may import it.
 
 Each rule only ever takes away: it returns a shorter command, and zero always satisfies it. So the rules cannot undo one
 another, the most restrictive one wins, and applying them twice changes nothing.
@@ -32,6 +32,7 @@ class FilterLimits:
     acts: float = 0.2                           # s for which a command may act before the stop that replaces it
     max_speed: float = 0.42                     # m/s, Euclidean norm
     max_acceleration: float = 4.0               # m/s^2
+    max_step: float = 0.10                      # m from where the arm was measured to where a stop would find it
     box_low: tuple[float, ...] = ()             # m
     box_high: tuple[float, ...] = ()
     box_margin: float = 0.05                    # m outside the box at which the measurement itself is a fault
@@ -83,7 +84,7 @@ class FilterLimits:
         return len(self.low)
 
 
-_POSITIVE = ('period', 'staleness', 'max_speed', 'max_acceleration')
+_POSITIVE = ('period', 'staleness', 'max_speed', 'max_acceleration', 'max_step')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,21 +140,33 @@ def _speed(command, limits, situation, last):
     return command * (limits.max_speed / speed) if speed > limits.max_speed else command
 
 
+def _step(command, limits, situation, last):
+    """Keep the arm within `max_step` of where it was measured, for as long as the command may act."""
+    gone = last * min(situation.age, limits.acts)
+    if _norm(gone) >= limits.max_step:
+        return np.zeros_like(command)   # the way back too begins with a stop: what is shorter must be allowed as well
+    return _within(command, -gone / limits.acts, limits.max_step / limits.acts)
+
+
 def _acceleration(command, limits, situation, last):
-    """Keep the step within reach of some point between the last command and zero: braking is always free."""
-    reach, before = limits.max_acceleration * limits.period, _norm(last)
-    speed = _norm(command)
-    if speed <= reach:
+    """Keep within reach of the last command. Braking straight is free; what is out of reach begins with a stop."""
+    reach, before, speed = limits.max_acceleration * limits.period, _norm(last), _norm(command)
+    if speed <= EPSILON:
+        return np.zeros_like(command)
+    if speed <= before and _norm(command - last * (speed / before)) <= EPSILON * speed:
         return command
-    along = float(command @ last) / before if before > 0 else 0.0
-    if along <= 0:
-        return command * (reach / speed)
-    aside = math.sqrt(max(speed * speed - along * along, 0.0))
-    scale = reach / aside if aside > EPSILON * speed else math.inf
-    if scale * along > before:  # leaves through the round end: |scale * command - last| = reach
-        half = along * before / speed ** 2
-        scale = half + math.sqrt(max(half * half - (before * before - reach * reach) / speed ** 2, 0.0))
-    return command * scale if scale < 1.0 else command
+    return _within(command, last, reach)
+
+
+def _within(command, centre, radius):
+    """Return the largest part of the command that lies within `radius` of `centre`; zero when none does."""
+    if _norm(command - centre) <= radius + EPSILON:
+        return command
+    square = float(command @ command)
+    half = float(command @ centre) / square
+    root = half * half - (float(centre @ centre) - radius * radius) / square
+    scale = half + math.sqrt(root) if root >= 0 else 0.0
+    return command * scale if 0.0 < scale < 1.0 else np.zeros_like(command)
 
 
 def _joint_position(command, limits, situation, last):
@@ -190,8 +203,8 @@ def _norm(vector: np.ndarray) -> float:
 
 
 RULES = (Rule(Reason.LIMIT_RANGE, _range), Rule(Reason.LIMIT_WORKSPACE, _workspace), Rule(Reason.LIMIT_SPEED, _speed),
-         Rule(Reason.LIMIT_JOINT_POSITION, _joint_position), Rule(Reason.LIMIT_JOINT_VELOCITY, _joint_velocity),
-         Rule(Reason.LIMIT_ACCELERATION, _acceleration))
+         Rule(Reason.LIMIT_STEP, _step), Rule(Reason.LIMIT_JOINT_POSITION, _joint_position),
+         Rule(Reason.LIMIT_JOINT_VELOCITY, _joint_velocity), Rule(Reason.LIMIT_ACCELERATION, _acceleration))
 
 
 def apply_limits(command: np.ndarray, limits: FilterLimits, situation: Situation,

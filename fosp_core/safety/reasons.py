@@ -75,8 +75,9 @@ class Reason(enum.Enum):
                      'Episodes, or stamps, begin again and again within a second.',
                      'Look at the publisher of `label`: the first record of an episode alone carries the button.')
     COMMAND_INVALID = ('command_invalid', Effect.STOP, ERROR, False,
-                       'The proposed command holds NaN or infinity, or has the wrong length; all of it is rejected.',
-                       'Look at the publisher of `command_in`.')
+                       'The proposed command holds NaN or infinity, or has the wrong length or frame, or no stamp; all '
+                       'of it is rejected.',
+                       'Look at the publisher of `command_in`: its stamp is that of the picture that it answers.')
     COMMAND_CONFLICT = ('command_conflict', Effect.STOP, ERROR, False,
                         'Two commands were proposed for one picture: more than one node proposes.',
                         'Let one node alone publish `command_in`.')
@@ -107,7 +108,8 @@ class Reason(enum.Enum):
     RISK_SCALED = ('risk_scaled', Effect.ALTER, WARN, False, 'Too risky at full speed: slower.', 'Nothing.')
     SURPRISE_SLOW = ('surprise_slow', Effect.ALTER, WARN, False,
                      'The world model is surprised beyond its slow level: slower.', 'Nothing, when it passes.')
-    LIMIT_WORKSPACE = ('limit_workspace', Effect.ALTER, OK, False, 'Would leave the workspace box.', 'Nothing.')
+    LIMIT_WORKSPACE = ('limit_workspace', Effect.ALTER, OK, False,
+                       'Would leave the workspace box within the time that a command may act.', 'Nothing.')
     LIMIT_JOINT_POSITION = ('limit_joint_position', Effect.ALTER, OK, False,
                             'A joint would reach its position limit.', 'Nothing.')
     LIMIT_JOINT_VELOCITY = ('limit_joint_velocity', Effect.ALTER, OK, False,
@@ -115,6 +117,8 @@ class Reason(enum.Enum):
     LIMIT_RANGE = ('limit_range', Effect.ALTER, WARN, False, 'The proposal is outside the range of the contract.',
                    'Look at the publisher of `command_in`.')
     LIMIT_SPEED = ('limit_speed', Effect.ALTER, OK, False, 'Faster than the speed limit.', 'Nothing.')
+    LIMIT_STEP = ('limit_step', Effect.ALTER, OK, False,
+                  'Would take the arm too far from where it was measured.', 'Nothing.')
     LIMIT_ACCELERATION = ('limit_acceleration', Effect.ALTER, OK, False,
                           'A larger step from the last command than the acceleration limit allows.', 'Nothing.')
     RAMP = ('ramp', Effect.ALTER, OK, False, 'Motion has just resumed: slower for a moment.', 'Nothing.')

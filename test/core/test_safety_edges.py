@@ -3,6 +3,7 @@
 """The edges of the safety core: exact boundaries, exact words, orders and counts. Mutation testing asked for them."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -76,9 +77,15 @@ def sound(path='', value=None):
     ('reachability/alpha', 0.0, 'key reachability.alpha is 0.0, expected between 0 and 1'),
     ('reachability/alpha', 1.0, 'key reachability.alpha is 1.0, expected between 0 and 1'),
     ('surprise/alpha', 1.5, 'key surprise.alpha is 1.5, expected between 0 and 1'),
-    ('reachability/n', 0, 'not calibrated: key reachability.n is 0, expected at least 1'),
-    ('reachability/n', 20.0, 'not calibrated: key reachability.n is 20.0, expected at least 1'),
-    ('surprise/n', ..., 'not calibrated: key surprise.n is None, expected at least 1'),
+    ('reachability/n', 0, 'not calibrated: key reachability.n is 0, expected 1 to 1000000000'),
+    ('reachability/n', 20.0, 'not calibrated: key reachability.n is 20.0, expected 1 to 1000000000'),
+    ('surprise/n', ..., 'not calibrated: key surprise.n is None, expected 1 to 1000000000'),
+    ('surprise/n', 10**9 + 1, 'not calibrated: key surprise.n is 1000000001, expected 1 to 1000000000'),
+    pytest.param('reachability/n', 10**400,
+                 f'not calibrated: key reachability.n is {10**400}, expected 1 to 1000000000', id='n-huge'),
+    pytest.param('surprise/level_stop', 10**400,
+                 f'not calibrated: key surprise.level_stop is {10**400}, expected a finite number', id='level-huge'),
+    ('surprise/level_slow', -math.inf, 'not calibrated: key surprise.level_slow is -inf, expected a finite number'),
     ('reachability/level', -0.1, 'key reachability.level is -0.1, expected 0 to 1'),
     ('reachability/level', 1.1, 'key reachability.level is 1.1, expected 0 to 1'),
     ('surprise/level_slow', 9.1, 'key surprise.level_slow is above surprise.level_stop'),
@@ -93,6 +100,7 @@ def test_an_unusable_calibration_is_named_word_for_word(path, value, said):
 
 @pytest.mark.parametrize(('path', 'value'), [
     ('', None), ('reachability/level', 0.0), ('reachability/level', 1), ('reachability/n', 1),
+    ('reachability/n', 10**9), ('surprise/level_stop', sys.float_info.max),
     ('surprise/level_slow', 9.0), ('reachability/alpha', 1e-9)])
 def test_a_calibration_at_its_bounds_is_usable(path, value):
     cal.check_calibration(sound(path, value), 'c.json')

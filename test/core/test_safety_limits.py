@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits: each rule alone on exact cases, and all of them together on anything (hypothesis)."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,6 +34,15 @@ def vectors(bound, size=3):
 
 
 situations = st.builds(Situation, arrays(np.float64, 3, elements=st.floats(-0.5, 1.0)), vectors(2.5, 2), vectors(3, 2))
+# Turned round, or aside by a little: what anything at random seldom is.
+lasts = st.one_of(vectors(0.25), st.sampled_from([(0.25, 0, 0), (-0.2, 0, 0), (0.15, 0.15, 0), (0.17, -0.17, 0.1)]).map(
+    np.array))
+
+
+def braking(sent, last):
+    """Straight on, and slower."""
+    angle = np.linalg.norm(np.cross(sent, last)) / (np.linalg.norm(sent) * np.linalg.norm(last))
+    return sent @ last > 0 and angle <= 1e-6 and sent @ sent <= last @ last + 1e-12
 
 
 def limited(command, situation=AT_REST, last=ZERO, limits=LIMITS):
@@ -39,25 +50,27 @@ def limited(command, situation=AT_REST, last=ZERO, limits=LIMITS):
 
 
 @settings(max_examples=150, deadline=None)
-@given(vectors(10.0), situations, vectors(0.25))
-def test_no_limit_is_ever_exceeded(command, situation, last):
-    sent, _ = limited(command, situation, last)
+@given(vectors(10.0), situations, lasts, st.sampled_from([0.0, 0.04, 0.07, 0.3]), st.sampled_from([0.1, 0.03]))
+def test_no_limit_is_ever_exceeded(command, situation, last, age, step):
+    situation, limits = dataclasses.replace(situation, age=age), dataclasses.replace(LIMITS, max_step=step)
+    sent, _ = limited(command, situation, last, limits)
     assert (np.abs(sent) <= 0.25 + 1e-9).all()
     assert np.linalg.norm(sent) <= 0.3 + 1e-9
-    ahead = situation.position + 0.2 * sent
+    here = situation.position + last * min(age, 0.2)
+    ahead = here + 0.2 * sent
     for axis, low, high in zip(range(3), LIMITS.box_low, LIMITS.box_high):
-        assert ahead[axis] <= max(high, situation.position[axis]) + 1e-9
-        assert ahead[axis] >= min(low, situation.position[axis]) - 1e-9
-    # Acceleration: some point between the last command and zero is within 0.2 m/s.
-    part = np.clip(sent @ last / max(last @ last, 1e-12), 0.0, 1.0)
-    assert np.linalg.norm(sent - part * last) <= 0.2 + 1e-9
+        assert ahead[axis] <= max(high, here[axis]) + 1e-9
+        assert ahead[axis] >= min(low, here[axis]) - 1e-9
+    if sent.any():  # 2 m/s^2 for 0.1 s; a stop is always allowed
+        assert np.linalg.norm(sent - last) <= 0.2 + 1e-8 or braking(sent, last), (sent, last)
+        assert np.linalg.norm(ahead - situation.position) <= step + 1e-8
     if (np.abs(situation.joint_velocity) > (2.0, 1.5)).any():
         assert np.linalg.norm(sent) <= np.linalg.norm(last) + 1e-9
-    assert not violations(sent, LIMITS, situation, last)
+    assert not violations(sent, limits, situation, last)
 
 
 @settings(max_examples=150, deadline=None)
-@given(vectors(10.0), situations, vectors(0.25))
+@given(vectors(10.0), situations, lasts)
 def test_limits_only_take_away_and_are_idempotent(command, situation, last):
     once, acted = limited(command, situation, last)
     assert (np.abs(once) <= np.abs(command) + 1e-12).all() and (once * command >= 0).all()
@@ -98,9 +111,18 @@ def test_no_command_takes_the_arm_out_of_the_box_however_long_it_acts(seed):
     ((0.25, 0.25, 0), AT_REST, (0.2, 0.2, 0), (0.3 / 2 ** 0.5, 0.3 / 2 ** 0.5, 0), (Reason.LIMIT_SPEED,)),
     ((0.25, 0, 0), AT_REST, (0, 0, 0), (0.2, 0, 0), (Reason.LIMIT_ACCELERATION,)),
     ((0.25, 0, 0), AT_REST, (0.1, 0, 0), (0.25, 0, 0), ()),
-    ((0, 0.25, 0), AT_REST, (0.25, 0, 0), (0, 0.2, 0), (Reason.LIMIT_ACCELERATION,)),
-    ((-0.25, 0, 0), AT_REST, (0.25, 0, 0), (-0.2, 0, 0), (Reason.LIMIT_ACCELERATION,)),
-    ((0, 0, 0), AT_REST, (0.25, 0, 0), (0, 0, 0), ()),                      # braking is free
+    ((0, 0.25, 0), AT_REST, (0.12, 0, 0), (0, 0.16, 0), (Reason.LIMIT_ACCELERATION,)),
+    ((0, 0.25, 0), AT_REST, (0.25, 0, 0), (0, 0, 0), (Reason.LIMIT_ACCELERATION,)),     # nothing that way is in reach
+    ((-0.25, 0, 0), AT_REST, (0.15, 0, 0), (-0.05, 0, 0), (Reason.LIMIT_ACCELERATION,)),
+    ((-0.25, 0, 0), AT_REST, (0.25, 0, 0), (0, 0, 0), (Reason.LIMIT_ACCELERATION,)),    # round by way of a stop
+    ((-0.2, 0, 0), AT_REST, (0.2, 0, 0), (0, 0, 0), (Reason.LIMIT_ACCELERATION,)),
+    ((0, 0, 0), AT_REST, (0.25, 0, 0), (0, 0, 0), ()),                      # a stop is free
+    ((0.02, 0, 0), AT_REST, (0.25, 0, 0), (0.02, 0, 0), ()),                # and so is braking straight
+    ((0.02, 0.004, 0), AT_REST, (0.25, 0, 0), (0, 0, 0), (Reason.LIMIT_ACCELERATION,)),
+    ((0.2, 0, 0), Situation(AT_REST.position, np.zeros(2), np.zeros(2), 0.1), (-0.01, 0, 0), (0.19, 0, 0),
+     (Reason.LIMIT_ACCELERATION,)),
+    ((0.25, 0, 0), Situation(np.array([0.4, 0, 0.2]), np.zeros(2), np.zeros(2), 0.2), (0.3, 0, 0), (0.2, 0, 0),
+     (Reason.LIMIT_STEP,)),                                                 # 6 cm gone, 4 cm left
     ((0.2, 0, -0.1), Situation(np.array([0.68, 0, 0.2]), np.zeros(2), np.zeros(2)), (0.2, 0, -0.1), (0.1, 0, -0.1),
      (Reason.LIMIT_WORKSPACE,)),                                            # slides along the wall
     ((0.2, 0, 0), Situation(np.array([0.66, 0, 0.2]), np.zeros(2), np.zeros(2), 0.05), (0.2, 0, 0), (0.15, 0, 0),
@@ -127,13 +149,22 @@ def test_each_rule_on_an_exact_case(command, situation, last, expected, acted):
     assert rules == acted
 
 
-def test_acceleration_leaves_through_the_round_end():
+def test_acceleration_keeps_the_way_of_the_command():
     last = np.array([0.1, 0.0, 0.0])
     sent, acted = limited((0.25, 0.16, 0.0), last=last, limits=FilterLimits(LOW, HIGH, 0.1, 0.25,
                                                                            max_acceleration=1.0))
     assert acted == (Reason.LIMIT_ACCELERATION,)
     assert np.linalg.norm(sent - last) == pytest.approx(0.1)
     assert sent[1] / sent[0] == pytest.approx(0.16 / 0.25)
+
+
+def test_a_step_limit_that_is_used_up_leaves_a_stop():
+    """Also for the way back: what is allowed must stay allowed when another rule shortens it."""
+    tight, late = dataclasses.replace(LIMITS, max_step=0.02), dataclasses.replace(AT_REST, age=0.2)
+    for command in ((0.1, 0, 0), (-0.2, 0, 0)):
+        sent, acted = limited(command, late, (0.1, 0, 0), tight)
+        assert not sent.any() and acted == (Reason.LIMIT_STEP,)
+    assert limited((-0.1, 0, 0), late, (0.09, 0, 0), tight)[0][0] == -0.1
 
 
 def test_the_most_restrictive_limit_wins():

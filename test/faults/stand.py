@@ -66,11 +66,13 @@ class Participant:
 class Child:
     """A process with its output in a file; what a kill leaves in /dev/shm is removed."""
 
+    OUT = None      # where its output goes, in place of the file
+
     def __init__(self, command, log, **environment):
         self.log = log
         with log.open('ab') as out:
-            self.process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=subprocess.STDOUT,
-                                            env={**os.environ, **environment})
+            self.process = subprocess.Popen([str(word) for word in command], stdout=self.OUT or out,
+                                            stderr=subprocess.STDOUT, env={**os.environ, **environment})
 
     @property
     def text(self):
@@ -110,20 +112,21 @@ class Stand:
         Bundle; folder for log, audit and incidents.
     command : sequence of str
         What starts the filter.
-    cell : type
-        What is around it.
+    cell, child : type
+        What is around it; its process.
     parameters
         Of the filter, beside short release and ramp and limits below the contract's.
 
     """
 
-    def __init__(self, model, folder, namespace='fosp', command=NODE, environment=None, cell=Cell, **parameters):
+    def __init__(self, model, folder, namespace='fosp', command=NODE, environment=None, cell=Cell, child=Child,
+                 **parameters):
         self.folder, self.namespace, self._command = folder, namespace, command
         self._environment = environment or {}
         self.parameters = {'model': model, 'release_s': 0.15, 'ramp_s': 0.15, **LIMITS,
                            'audit_dir': folder / 'audit', 'incident_dir': folder / 'incidents',
                            'latch_file': folder / 'latch.json', **parameters}
-        self.child, self._kind = None, cell
+        self.child, self._kind, self._child = None, cell, child
         self.participant = Participant(self._cell)
         self._judged = 0
         self.start()
@@ -139,8 +142,8 @@ class Stand:
     def start(self):
         """Start the filter process."""
         arguments = [x for name, value in self.parameters.items() for x in ('-p', f'{name}:={value}')]
-        self.child = Child([*self._command, '--ros-args', '-r', f'__ns:=/{self.namespace}', *arguments],
-                           self.folder / 'filter.log', **self._environment)
+        self.child = self._child([*self._command, '--ros-args', '-r', f'__ns:=/{self.namespace}', *arguments],
+                                 self.folder / 'filter.log', **self._environment)
 
     def restart_cell(self, pause=0.0):
         """Take camera, arm and learner off the middleware, participant and all, and bring them back."""
@@ -243,8 +246,8 @@ class Stand:
             ahead = where + v * 2 * PERIOD_S        # for so long the arm follows it when nothing else comes
             assert (ahead >= BOX[0] - 1e-6).all() and (ahead <= BOX[1] + 1e-6).all(), (sent, where)
             if before is not None and before.sequence is not None and sent.sequence == before.sequence + 1:
-                u = before.command      # braking is free: within reach of some shortened last command
-                part = np.clip(v @ u / max(u @ u, 1e-12), 0.0, 1.0)
-                assert np.linalg.norm(v - part * u) <= reach + 1e-6, (before, sent)
+                u = before.command
+                straight = v @ u > 0 and np.linalg.norm(v - u * (v @ u) / (u @ u)) <= 1e-6 and v @ v <= u @ u + 1e-9
+                assert straight or np.linalg.norm(v - u) <= reach + 1e-6, (before, sent)    # braking is free
         self._judged = len(log)
         return len(log)

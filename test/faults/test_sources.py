@@ -61,6 +61,7 @@ BAD = [
     ('joints: too few', 'joints_invalid', setting(joint_position=[0.0] * 6), 'joints', 0.2),
     ('command NaN', 'command_invalid', setting(patrol=False, command=[0.1, NAN, 0.0]), 'command', 0.2),
     ('command in another frame', 'command_invalid', setting(frames={'command': 'panda_hand'}), 'command', 0.2),
+    ('command without a stamp', 'command_invalid', setting(unstamped=True), 'command', 0.2),
     ('command infinite', 'command_invalid', setting(patrol=False, command=[-INF, 0.0, 0.0]), 'command', 0.2),
 ]
 

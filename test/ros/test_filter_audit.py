@@ -92,9 +92,9 @@ def recorder(tmp_path):
     made.lines = lines
     yield made
     made.stop()
-    if made._process is not None:
-        made._process.wait(60)
-        made._process.stderr.close()
+    for process, *_ in made._writers:
+        process.wait(60)
+        process.stderr.close()
 
 
 def test_a_stop_with_a_cause_is_an_incident_and_others_are_not(recorder):
@@ -108,9 +108,41 @@ def test_a_stop_with_a_cause_is_an_incident_and_others_are_not(recorder):
     for reason in (Reason.PASS, Reason.POSE_JUMP):
         recorder.reason(reason)
     assert recorder._pending[0] is Reason.CAMERA_STALE and recorder.skipped == 1    # within ten seconds of the first
-    recorder._pending, recorder._last = None, -1e9
     recorder.reason(Reason.ESTOP)           # a latching cause tells more than the one that went before
+    assert recorder._pending[0] is Reason.ESTOP and recorder.skipped == 2
+    for reason in (Reason.PASS, Reason.WORKSPACE_MEASURED):
+        recorder.reason(reason)             # two of them: the first one
+    assert recorder._pending[0] is Reason.ESTOP and recorder.skipped == 3
+
+
+def test_an_estop_shortly_after_a_trivial_stop_has_a_bag_of_its_own(recorder):
+    for reason in (Reason.PASS, Reason.REPEATED_LATE):
+        recorder.reason(reason)
+    recorder._told = recorder._pending      # that one is told
+    for reason in (Reason.RELEASING, Reason.PASS, Reason.POSE_JUMP, Reason.PASS):
+        recorder.reason(reason)
+    assert recorder._pending is recorder._told and recorder.skipped == 1
+    recorder.reason(Reason.ESTOP)
     assert recorder._pending[0] is Reason.ESTOP
+
+
+def test_a_full_disk_leaves_no_folder_behind(recorder, monkeypatch):
+    for k in range(5):
+        recorder.observed(observation(k))
+        recorder.sent([0.25, 0.0, 0.0])
+    with monkeypatch.context() as patch:
+        def full(*_):
+            raise OSError(28, 'No space left on device')
+        patch.setattr(incidents.incident, 'write_raw', full)
+        recorder.ring('/fosp/joint_states', 'sensor_msgs/msg/JointState')(JointState())
+        with pytest.raises(OSError, match='No space'):
+            recorder._capture(Reason.ESTOP, incidents.time.monotonic(), 0.0)
+    assert not list(recorder.folder.iterdir())
+    recorder._namespace = 5         # and when it is the writer that fails
+    recorder._capture(Reason.ESTOP, incidents.time.monotonic(), 0.0)
+    recorder._writers[0][0].wait(60)
+    recorder._collect()
+    assert recorder.failed == 1 and not list(recorder.folder.iterdir())
 
 
 def test_nothing_to_learn_from_and_an_end_of_all_topics_make_no_bag(recorder):

@@ -73,9 +73,10 @@ def test_the_shipped_model_is_not_lax():
 
 @pytest.mark.parametrize(('change', 'names'), [
     ({}, []), ({'max_speed': 0.434}, ['max_speed']), ({'max_speed': 0.432}, []),
-    ({'max_acceleration': 4.2}, ['max_acceleration']), ({'max_acceleration': 4.19}, []),
-    ({'max_speed': 0.2, 'max_acceleration': 2.0}, ['max_acceleration']),
-    ({'max_speed': 0.44, 'max_acceleration': 5.0}, ['max_speed', 'max_acceleration']),
+    ({'max_acceleration': 8.4}, ['max_acceleration']), ({'max_acceleration': 8.39}, []),
+    ({'max_step': 0.114}, ['max_step']), ({'max_step': 0.113}, []),     # 0.42 m/s for 0.2 s and a deadline
+    ({'max_speed': 0.2, 'max_acceleration': 4.0, 'max_step': 0.05}, ['max_acceleration']),
+    ({'max_speed': 0.44, 'max_acceleration': 9.0}, ['max_speed', 'max_acceleration']),
 ])
 def test_a_limit_that_can_never_act_is_named(change, names):
     assert idle(types.SimpleNamespace(**{**DEFAULT, **change}), CONTRACT) == names

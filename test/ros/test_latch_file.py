@@ -195,6 +195,18 @@ def test_cleanup_and_configure_clear_neither_press_nor_latch(filters):
     assert node.state.latched == (Reason.ESTOP,) and reset(node).success and not node.state.latched
 
 
+@pytest.mark.parametrize('before', [(), ('trigger_configure', 'trigger_cleanup')])
+def test_a_press_on_a_filter_that_is_not_configured_outlives_its_process(filters, before):
+    node = filters()
+    for trigger in before:
+        getattr(node, trigger)()
+    press(node, True)
+    again = filters()       # as after kill -9
+    assert again.bring_up() and again.state.latched == (Reason.ESTOP,) and not reset(again).success
+    press(again, False)
+    assert reset(again).success
+
+
 @pytest.mark.parametrize('configured', [False, True])
 def test_a_press_latches_while_the_filter_is_not_active(filters, configured):
     node = filters()

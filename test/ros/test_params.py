@@ -144,7 +144,7 @@ def test_the_filters_file_for_the_ground_differs_only_where_that_robot_does():
     check_values(node_table('safety_filter'), ground, graph.GROUND_FILTER, complete=True)
     assert {key for key in arm if arm[key] != ground[key]} == {
         'position_vector', 'workspace_low', 'workspace_high', 'joint_names', 'joint_low', 'joint_high', 'joint_speed',
-        'max_speed', 'max_acceleration', 'retreat_speed'}
+        'max_speed', 'max_acceleration', 'max_step', 'retreat_speed'}
 
 
 def test_an_empty_list_in_a_parameter_file_is_an_empty_list(rig, tmp_path):

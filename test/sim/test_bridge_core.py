@@ -44,6 +44,16 @@ def test_answers_to_an_earlier_episode_do_not_move_the_arm():
     assert slot.put([0.2, 0, 0], stamp=0, now=0.04) and slot.take(0.05)[0][0] == 0.2     # unstamped: by arrival
 
 
+def test_a_command_that_was_held_up_on_its_way_does_not_move_the_arm():
+    """It answers what is long past, however fresh its arrival is."""
+    slot, clock = CommandSlot(3, timeout=0.2), 10**18
+    assert slot.put([0.1, 0, 0], stamp=clock - 200_000_000, now=0.0, clock=clock) and slot.take(0.01)[1]
+    assert not slot.put([0.3, 0, 0], stamp=clock - 200_000_001, now=0.1, clock=clock) and slot.old == 1
+    assert slot.take(0.15)[0][0] == 0.1 and not slot.take(0.21)[1]      # nor does it prolong the one before
+    assert slot.put([0.1, 0, 0], stamp=0, now=0.3, clock=clock)
+    assert slot.put([0, 0, 0], stamp=clock - 10**12, now=0.35, clock=clock) and not slot.take(0.36)[0].any()    # a stop
+
+
 def test_two_writers_are_seen_and_a_restarted_one_is_not_two():
     watch = WriterWatch()
     for n in range(1, 101):
