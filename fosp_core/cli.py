@@ -34,7 +34,7 @@ COMMANDS = {
     'calibrate': ('fosp_core.deploy.calibrate_cli', 'recompute the levels of a bundle on held-out bags'),
     'bundle': ('fosp_core.deploy.bundle_cli', 'verify a model bundle; put evaluations into its card'),
     'pack': ('fosp_core.data.pack_cli', 'bags to one flat folder that opens at once'),
-    'audit': ('fosp_core.evaluate.audit_cli', 'what the safety filter did, and why it stopped'),
+    'audit': ('fosp_core.audit.cli', 'what the safety filter did, and why it stopped'),
     'import': ('fosp_core.formats.import_cli', 'HDF5, Minari and LeRobot data sets to a packed folder or a bag'),
     'export': ('fosp_core.formats.export_cli', 'bags and data sets to HDF5 (DSRL), Minari or LeRobot'),
     'inspect': ('fosp_core.doctor.command', 'what is wrong with a bag or data set: table, pictures, JSON'),
