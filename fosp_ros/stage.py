@@ -40,7 +40,8 @@ class Stage:
         from std_srvs.srv import Trigger
         self.runner, self.observer, self.realtime = runner, observer, realtime
         self._trigger_type = Trigger
-        self._parameters = observer.node.create_client(SetParameters, 'sim_bridge/set_parameters')
+        self._parameters = {name: observer.node.create_client(SetParameters, f'{name}/set_parameters')
+                            for name in ('sim_bridge', 'trainer')}
         self._clients = {name: observer.node.create_client(Trigger, name) for name in
                          ('sim_bridge/start', 'sim_bridge/halt', 'trainer/fine_tune', 'safety_filter/reset')}
         self.resets: list[str] = []     # latched causes that were reset, as an operator would between two episodes
@@ -61,7 +62,7 @@ class Stage:
     def ready(self, timeout: float = 90.0) -> None:
         """Wait until every service is there and the filter has a model."""
         def connected():
-            return self._parameters.service_is_ready() and all(c.service_is_ready() for c in self._clients.values())
+            return all(c.service_is_ready() for c in (*self._parameters.values(), *self._clients.values()))
         self.wait(connected, timeout, 'a service of the graph')
         self.wait(lambda: self.observer.state and self.observer.state['reason'] not in ('no_model', 'not_active'),
                   timeout, 'a filter with a model')
@@ -80,12 +81,20 @@ class Stage:
 
     def configure(self, **values) -> None:
         """Set parameters of the simulation bridge."""
+        self._set('sim_bridge', values)
+
+    def collect(self, wanted: bool) -> None:
+        """Tell the trainer whether episodes that begin from now on are for it to learn from."""
+        self._set('trainer', {'collect': wanted})
+
+    def _set(self, node: str, values: dict) -> None:
         from rclpy.parameter import Parameter
-        request = self._parameters.srv_type.Request(
+        client = self._parameters[node]
+        request = client.srv_type.Request(
             parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
-        for result, name in zip(self._call(self._parameters, request).results, values):
+        for result, name in zip(self._call(client, request).results, values):
             if not result.successful:
-                raise FospError(f'sim_bridge parameter {name}: {result.reason}')
+                raise FospError(f'{node} parameter {name}: {result.reason}')
 
     def begin(self, task: str, seeds: range) -> None:
         """Start a run of one episode per seed."""
