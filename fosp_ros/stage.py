@@ -18,13 +18,17 @@ EPISODE_S = 12.0            # a full episode at real time with its reset, genero
 
 @dataclasses.dataclass
 class Phase:
-    """One block of scored episodes."""
+    """One block of scored episodes; with `warm_up` after one of the layout before, which is not scored.
+
+    Where nothing moved before, the filter first waits for all to be well: time that the first episode would lack.
+    """
 
     task: str
     phase: str
     seeds: range
     episodes: list = dataclasses.field(default_factory=list)
     interventions: int = 0
+    warm_up: bool = False
 
     def row(self) -> dict:
         """Return its row of the table."""
@@ -127,7 +131,7 @@ class Stage:
     def run(self, phase: Phase, progress) -> Phase:
         """Run one scored phase to its end."""
         before, seen = self.interventions(), len(self.observer.episodes)
-        self.begin(phase.task, phase.seeds)
+        self.begin(phase.task, range(phase.seeds[0] - phase.warm_up, phase.seeds.stop))
         shown = 0
 
         def done():
@@ -138,7 +142,7 @@ class Stage:
                 progress.update(1)
             shown = len(episodes)
             return episodes if shown >= len(phase.seeds) else None
-        limit = 60.0 + len(phase.seeds) * EPISODE_S / min(self.realtime, 1.0)
+        limit = 60.0 + (len(phase.seeds) + phase.warm_up) * EPISODE_S / min(self.realtime, 1.0)
         phase.episodes = self.wait(done, limit, f'the end of {len(phase.seeds)} episodes of {phase.task}')
         time.sleep(0.3)     # the state after the last tick
         phase.interventions = self.interventions() - before
