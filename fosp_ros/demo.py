@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`fosp demo`: the whole story through the live graph, watched from outside, told in a table and a page.
 
-Known scene, changed scene, fine-tune by service while the arm goes on moving, changed scene again on the same layouts.
+Known scene, changed scene, practice on other layouts of it, fine-tune by service while the arm goes on moving, changed
+scene again on the layouts of before, of which the trainer has seen none.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from fosp_ros.stage import Phase, Stage
 FIRST_SEED = 1_900_000_000      # layouts of the demo: in no data set, and apart from those of `fosp evaluate`
 OFFLINE_EPISODES = 30       # known data that the fine-tune mixes in, so that it does not forget
 CHANGED = 'unseen3'
+PRACTICE = 500              # after the first layout of the table: those that the fine-tune learns from begin here
 MARKER = '.fosp_demo'       # in the work folder: only such a folder is ever removed
 
 
@@ -33,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp demo`."""
     parser.add_argument('--out', type=Path, default=Path('out/demo'), metavar='DIR', help='default: %(default)s')
     parser.add_argument('--episodes', type=int, default=20, metavar='N', help='per phase (default: %(default)s)')
+    parser.add_argument('--practice', type=int, default=12, metavar='N',
+                        help='episodes of the changed scene, on layouts of their own, that the fine-tune learns from '
+                             '(default: %(default)s)')
     parser.add_argument('--model', default='', metavar='DIR', help='model bundle (default: models/safereach)')
     parser.add_argument('--realtime', type=float, default=1.0, metavar='X',
                         help='speed of the simulated clock, 1 = 10 decisions a second (default: %(default)s)')
@@ -102,7 +107,7 @@ def play(args: argparse.Namespace, work: Path, bag: Path, bundle: Bundle, findin
     specs = graph.build(graph.GraphOptions(model=str(bundle.path), overrides=(
         ('sim_bridge', 'run_on_start', False), ('sim_bridge', 'realtime_factor', float(args.realtime)),
         ('trainer', 'work_dir', str(work / 'trainer')), ('trainer', 'offline_data', str(bag)),
-        ('trainer', 'steps', args.steps))))
+        ('trainer', 'steps', args.steps), ('trainer', 'collect', False))))   # what is scored trains nothing
     log = (lambda line: print(line, flush=True)) if args.verbose else None
     runner = GraphRunner(specs, log=log)
     first = FIRST_SEED + 1000 * args.seed
@@ -117,9 +122,11 @@ def play(args: argparse.Namespace, work: Path, bag: Path, bundle: Bundle, findin
         stage.ready()
         for phase in phases:
             if phase.phase == 'after':
+                practised = practice(stage, args, first + PRACTICE)
                 latencies = len(observer.latencies)
                 with tqdm(total=args.steps, unit='step', desc='fine-tune') as bar:
-                    tuned = stage.fine_tune(CHANGED, range(first + 500, first + 1000), bar)
+                    tuned = stage.fine_tune(CHANGED, range(practised.stop, first + 1000), bar)
+                stage.collect(False)
                 during = observer.latencies[latencies:]
                 del observer.latencies[latencies:]
                 spent = report.percentiles(during)
@@ -134,6 +141,10 @@ def play(args: argparse.Namespace, work: Path, bag: Path, bundle: Bundle, findin
                         'fine-tune': f'{args.steps} steps, published {tuned["seconds"]:.0f} s after the call',
                         'swap': ', '.join(f'{k} {v:.1f} s' for k, v in tuned['swap'].items())
                                 + ' after publication'}
+                findings.trained_on = (f'{args.practice} episodes of {CHANGED} on layouts {practised.start} to '
+                                       f'{practised.stop - 1}, and {args.offline_episodes} recorded ones of the known '
+                                       f'scene; none on the layouts of the table, {first} to '
+                                       f'{first + args.episodes - 1}')
                 if during:
                     findings.fine_tune['latency meanwhile'] = f'p50 {spent["p50"]:.1f} ms, p99 {spent["p99"]:.1f} ms'
             with tqdm(total=args.episodes, unit='episode', desc=f'{phase.task} {phase.phase}') as bar:
@@ -163,6 +174,16 @@ def play(args: argparse.Namespace, work: Path, bag: Path, bundle: Bundle, findin
     findings.problems += [f'node {name} did not end on SIGINT and was killed' for name in runner.forced]
 
 
+def practice(stage: Stage, args: argparse.Namespace, first: int) -> range:
+    """Let the trainer collect episodes on layouts that no row of the table has; return their seeds."""
+    from tqdm import tqdm
+    seeds = range(first, first + args.practice)
+    stage.collect(True)
+    with tqdm(total=len(seeds), unit='episode', desc=f'{CHANGED} practice') as bar:
+        stage.run(Phase(CHANGED, 'practice', seeds), bar)
+    return seeds
+
+
 def _interrupt(number, frame):
     raise KeyboardInterrupt
 
@@ -183,9 +204,11 @@ def fresh_folder(work: Path) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 when every node lived and every command passed the filter."""
-    if args.episodes < 1 or not 0.1 <= args.realtime <= 20.0 or not 0 <= args.seed < 9 or args.episodes > 500:
-        raise FospError(f'--episodes {args.episodes} --realtime {args.realtime} --seed {args.seed}: expected 1 to 500 '
-                        'episodes, a speed of 0.1 to 20 and a seed of 0 to 8')
+    if args.episodes < 1 or not 0.1 <= args.realtime <= 20.0 or not 0 <= args.seed < 9 or args.episodes > PRACTICE \
+            or not 1 <= args.practice <= 400:
+        raise FospError(f'--episodes {args.episodes} --practice {args.practice} --realtime {args.realtime} --seed '
+                        f'{args.seed}: expected 1 to {PRACTICE} episodes, 1 to 400 of practice, a speed of 0.1 to 20 '
+                        'and a seed of 0 to 8')
     begin = time.monotonic()
     bundle = Bundle.open(args.model or paths.share_dir() / 'models' / 'safereach', None, True)
     work = fresh_folder(args.out.resolve() / 'work')

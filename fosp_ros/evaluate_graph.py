@@ -45,9 +45,9 @@ def run(bundle, tasks: list[str], seeds: range) -> Run:
             operator.ready()
             for task in tasks:
                 with tqdm(total=len(seeds), unit='episode', desc=f'{task} through ROS') as bar:
-                    phase = operator.run(stage.Phase(task, 'ros', seeds), bar)
+                    phase = operator.run(stage.Phase(task, 'ros', seeds, warm_up=True), bar)
                 found.episodes[task] = sorted(phase.episodes, key=lambda e: e.seed)
-                found.interventions[task] = phase.interventions
+                found.interventions[task] = sum(e.changed for e in phase.episodes)
             found.resets, found.latency_ms = operator.resets, list(observer.latencies)
             found.missed_deadlines = observer.missed
             found.bypassed_commands = sum(e.bypassed for e in observer.episodes)

@@ -49,6 +49,7 @@ class Findings:
     nodes: dict = dataclasses.field(default_factory=dict)      # name -> exit code
     reasons: dict = dataclasses.field(default_factory=dict)    # reason word -> decisions
     fine_tune: dict = dataclasses.field(default_factory=dict)  # job, steps, seconds, swap seconds
+    trained_on: str = ''                              # which layouts the fine-tune learned from, one sentence
     machine: dict = dataclasses.field(default_factory=dict)
     card: str = ''
     film: Film | None = None
@@ -83,6 +84,8 @@ def text_table(findings: Findings) -> str:
                      f'{len(findings.latency_ms)} decisions; missed deadlines: {findings.missed_deadlines}')
     if findings.paired:
         lines.append(f'paired on the same layouts: {_paired(findings.paired)}')
+    if findings.trained_on:
+        lines.append(f'fine-tuned on {findings.trained_on}')
     lines.append(f'commands that bypassed the filter: {findings.bypassed_commands}; '
                  f'{findings.wall_s:.0f} s in all')
     lines += [f'PROBLEM: {p}' for p in findings.problems]
@@ -160,10 +163,11 @@ def page(findings: Findings) -> str:
         '<h1>SafeReach through the ROS 2 graph</h1>',
         '<p>A policy learned from recorded data runs on a simulated arm behind the safety filter: first on the scene '
         'it was trained on, then on one it has never seen (three obstacles), then again after the fine-tune '
-        'service.</p>', verdict, _tiles(findings),
+        'service, which learned from other layouts of it.</p>', verdict, _tiles(findings),
         '<h2>Results</h2><div class="scroll">', _rates_table(findings.rows), '</div>',
         f'<p class="dim">Same layouts before and after: {html.escape(_paired(findings.paired))}.</p>'
         if findings.paired else '',
+        f'<p class="dim">Fine-tuned on {html.escape(findings.trained_on)}.</p>' if findings.trained_on else '',
         '<p class="dim">SR: share of episodes that reach the goal. CV: share with any contact. Brackets and whiskers: '
         '95 % Wilson intervals; with so few episodes they are wide, and overlapping ones prove nothing.</p>',
         '<div class="grid"><div class="card"><h3>Success and violations</h3>', charts.rate_bars(findings.rows),

@@ -18,13 +18,17 @@ EPISODE_S = 12.0            # a full episode at real time with its reset, genero
 
 @dataclasses.dataclass
 class Phase:
-    """One block of scored episodes."""
+    """One block of scored episodes; with `warm_up` after one of the layout before, which is not scored.
+
+    Where nothing moved before, the filter first waits for all to be well: time that the first episode would lack.
+    """
 
     task: str
     phase: str
     seeds: range
     episodes: list = dataclasses.field(default_factory=list)
     interventions: int = 0
+    warm_up: bool = False
 
     def row(self) -> dict:
         """Return its row of the table."""
@@ -40,7 +44,8 @@ class Stage:
         from std_srvs.srv import Trigger
         self.runner, self.observer, self.realtime = runner, observer, realtime
         self._trigger_type = Trigger
-        self._parameters = observer.node.create_client(SetParameters, 'sim_bridge/set_parameters')
+        self._parameters = {name: observer.node.create_client(SetParameters, f'{name}/set_parameters')
+                            for name in ('sim_bridge', 'trainer')}
         self._clients = {name: observer.node.create_client(Trigger, name) for name in
                          ('sim_bridge/start', 'sim_bridge/halt', 'trainer/fine_tune', 'safety_filter/reset')}
         self.resets: list[str] = []     # latched causes that were reset, as an operator would between two episodes
@@ -61,7 +66,7 @@ class Stage:
     def ready(self, timeout: float = 90.0) -> None:
         """Wait until every service is there and the filter has a model."""
         def connected():
-            return self._parameters.service_is_ready() and all(c.service_is_ready() for c in self._clients.values())
+            return all(c.service_is_ready() for c in (*self._parameters.values(), *self._clients.values()))
         self.wait(connected, timeout, 'a service of the graph')
         self.wait(lambda: self.observer.state and self.observer.state['reason'] not in ('no_model', 'not_active'),
                   timeout, 'a filter with a model')
@@ -80,12 +85,20 @@ class Stage:
 
     def configure(self, **values) -> None:
         """Set parameters of the simulation bridge."""
+        self._set('sim_bridge', values)
+
+    def collect(self, wanted: bool) -> None:
+        """Tell the trainer whether episodes that begin from now on are for it to learn from."""
+        self._set('trainer', {'collect': wanted})
+
+    def _set(self, node: str, values: dict) -> None:
         from rclpy.parameter import Parameter
-        request = self._parameters.srv_type.Request(
+        client = self._parameters[node]
+        request = client.srv_type.Request(
             parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
-        for result, name in zip(self._call(self._parameters, request).results, values):
+        for result, name in zip(self._call(client, request).results, values):
             if not result.successful:
-                raise FospError(f'sim_bridge parameter {name}: {result.reason}')
+                raise FospError(f'{node} parameter {name}: {result.reason}')
 
     def begin(self, task: str, seeds: range) -> None:
         """Start a run of one episode per seed."""
@@ -118,7 +131,7 @@ class Stage:
     def run(self, phase: Phase, progress) -> Phase:
         """Run one scored phase to its end."""
         before, seen = self.interventions(), len(self.observer.episodes)
-        self.begin(phase.task, phase.seeds)
+        self.begin(phase.task, range(phase.seeds[0] - phase.warm_up, phase.seeds.stop))
         shown = 0
 
         def done():
@@ -129,7 +142,7 @@ class Stage:
                 progress.update(1)
             shown = len(episodes)
             return episodes if shown >= len(phase.seeds) else None
-        limit = 60.0 + len(phase.seeds) * EPISODE_S / min(self.realtime, 1.0)
+        limit = 60.0 + (len(phase.seeds) + phase.warm_up) * EPISODE_S / min(self.realtime, 1.0)
         phase.episodes = self.wait(done, limit, f'the end of {len(phase.seeds)} episodes of {phase.task}')
         time.sleep(0.3)     # the state after the last tick
         phase.interventions = self.interventions() - before

@@ -52,6 +52,8 @@ PARAMETERS = (
                'no_lagrangian', 'no_reachability', 'pex', 'safedreamer')),
     P('settings', 'string', '', "Changes of the model's configuration, SECTION.KEY=VALUE separated by spaces, such as "
       'gates.risk_margin=0.05. The new model keeps them.'),
+    P('collect', 'bool', True, 'Keep the episodes that arrive. False leaves them out of every fine-tune, as those of '
+      'an evaluation must be. An episode is kept when it holds from the first step to the last.'),
     P('keep', 'int', 200, 'Episodes kept on disk; the oldest go first.', low=1, high=100000, read_only=True),
     P('keep_models', 'int', 10, 'Model versions kept on disk, and as many refused ones.', low=2, high=1000,
       read_only=True),
@@ -89,6 +91,7 @@ class TrainerNode(ManagedNode):
             store.put(bundle)
             store.set_current(bundle.version)
         self.joiner, self.assembler = StepJoiner(self.contract), EpisodeAssembler(self.contract)
+        self._wanted, self.left_out = p.collect, 0
         self.faults: collections.Counter[str] = collections.Counter()
         self.rate = diagnostics.RateCounter()
         self.job: trainer_job.Job | None = None
@@ -146,7 +149,12 @@ class TrainerNode(ManagedNode):
         for step in self.joiner.push(kind, stamp, value):
             self.rate.tick()
             episode = self.assembler.add(step)
+            wanted = self._wanted and self.p.collect
+            self._wanted = self.p.collect and (self._wanted or step.label.is_first)
             if episode is None:
+                continue
+            if not wanted:
+                self.left_out += 1
                 continue
             try:
                 self.session.add(episode)
@@ -339,8 +347,8 @@ class TrainerNode(ManagedNode):
             'episodes': session.episode_count, 'steps_kept': session.step_count, 'rate_hz': f'{self.rate.rate:.2f}',
             'joined': counts.steps, 'lost': counts.lost, 'doubled': counts.doubled, 'reordered': counts.reordered,
             'mismatched': counts.mismatched, 'restarts': counts.restarts, 'pending': self.joiner.pending,
-            'unseen': counts.unseen, 'gaps': self.assembler.gaps, 'short': self.assembler.short,
-            'faults': dict(self.faults), **self.watch.values()}
+            'unseen': counts.unseen, 'left_out': self.left_out, 'gaps': self.assembler.gaps,
+            'short': self.assembler.short, 'faults': dict(self.faults), **self.watch.values()}
         notes = []
         if self._phase in (FAILED, REFUSED):
             notes.append(f'last fine-tune {self._phase}: {self._detail.get("reason", "")}')

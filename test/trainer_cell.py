@@ -45,9 +45,9 @@ class Client(Node):
     def _on_progress(self, message):
         self.progress.append((message.message, diagnostics.values_of(message)))
 
-    def send(self, start, length, skip=(), double=()):
+    def send(self, start, length, skip=(), double=(), part=slice(None)):
         rng = np.random.default_rng(self.step)
-        for k in range(length):
+        for k in range(length)[part]:
             stamp, last = start + k * PERIOD, k == length - 1
             action = np.zeros(3) if last else rng.uniform(-1, 1, 3).astype(np.float32)
             values = {'image': rng.integers(0, 255, (64, 64, 3), np.uint8), 'ee_pose': rng.random(3), 'action': action,

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     from fosp_core.deploy import recalibrate
     from fosp_core.deploy.bundle import Bundle
+    from fosp_core.deploy.card import level_metrics
     from fosp_core.deploy.runtime import FilterRuntime
     from fosp_core.deploy.trained_on import known_episodes
     from fosp_core.evaluate import charts, reliability
@@ -70,14 +71,17 @@ def run(args: argparse.Namespace) -> int:
     rows, level = reliability.reliability(pairs, horizon), calibration['reachability']['level']
     calibration['reliability'] = rows
     version = args.version or f'{bundle.version}-cal-{calibration["data_hash"][:8]}'
-    new = recalibrate.rewrite(bundle, Path(args.out or version), version, calibration)
+    judged, crossfit = (reliability.judge(pairs, level, horizon, lead),
+                        reliability.crossfit(pairs, alpha, horizon, lead, confidence=confidence))
+    new = recalibrate.rewrite(bundle, Path(args.out or version), version, calibration,
+                              level_metrics(judged, crossfit, len(episodes)))
     previous = None
     if 'level' in old:
         previous = reliability.judge(pairs, old['level'], horizon, lead) | {'level': old['level']}
     result = {'bundle': str(new.path), 'version': new.version, 'sha256': new.sha256, 'parent': bundle.version,
               'calibration': {k: v for k, v in calibration.items() if k != 'reliability'}, 'reliability': rows,
               'calibration_error': reliability.calibration_error(rows), 'previous': previous,
-              'crossfit': reliability.crossfit(pairs, alpha, horizon, lead, confidence=confidence)}
+              'crossfit': crossfit}
     if plot is not None:
         title = f'{bundle.name} {version}: {len(episodes)} episodes, horizon {horizon}'
         picture = charts.reliability(rows, level)

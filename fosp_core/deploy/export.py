@@ -22,6 +22,7 @@ from safetensors.torch import save
 
 from fosp_core.agent.agent import Agent
 from fosp_core.deploy.bundle import Bundle, write_bundle
+from fosp_core.deploy.card import NOTE, model_card
 from fosp_core.deploy.graphs import FilterGraph, PolicyGraph, example_inputs, input_names
 from fosp_core.deploy.runtime import make_session
 from fosp_core.errors import RefusedError
@@ -135,11 +136,11 @@ def check_parity(model: bytes, feeds: dict[str, np.ndarray], expected: dict[str,
 
 def export_bundle(agent: Agent, out: Path, *, version: str, name: str, calibration: dict, data_hash: str, seed: int,
                   steps: int, metrics: dict, parent: str | None = None, commit: str = 'unknown',
-                  card: str | None = None, trained_on: str | None = None) -> Bundle:
+                  note: str | None = None, trained_on: str | None = None) -> Bundle:
     """Round, export both graphs, gate on parity, write the bundle; nothing is written when a gate fails.
 
     `agent` is changed: its weights are rounded to float16 values. `trained_on`: `deploy.trained_on.listing` of every
-    episode that shaped the weights, None when not known. Raises RefusedError.
+    episode that shaped the weights, None when not known. `note`: a line for the card. Raises RefusedError.
     """
     agent = agent.to('cpu').eval()
     for key, tensor in agent.state_dict().items():
@@ -169,24 +170,10 @@ def export_bundle(agent: Agent, out: Path, *, version: str, name: str, calibrati
                 'contract_hash': agent.contract.hash, 'parent': parent, 'data_hash': data_hash, 'seed': seed,
                 'commit': commit, 'steps': steps, 'metrics': metrics, 'parity': parity,
                 'config': agent.config.to_dict(), 'trained_on': trained_on,
+                NOTE: note,
                 'network': {'deter': agent.config.network.deter, 'stoch': agent.config.network.stoch,
                             'classes': agent.config.network.classes, 'action': agent.contract.action.size,
                             'cameras': [c.name for c in agent.contract.cameras],
                             'vectors': [v.name for v in agent.contract.vectors]}}
-    files['card.md'] = (card or default_card(manifest, calibration)).encode()
+    files['card.md'] = model_card(manifest, calibration).encode()
     return write_bundle(Path(out), files, manifest)
-
-
-def default_card(manifest: dict, calibration: dict) -> str:
-    """Model card made of what is known at export."""
-    lines = [f'# {manifest["name"]} {manifest["version"]}', '',
-             f'Preset `{manifest["preset"]}`, {manifest["steps"]} gradient steps, seed {manifest["seed"]}, data '
-             f'`{manifest["data_hash"][:12]}`, commit `{manifest["commit"]}`, made {manifest["created"]}.', '',
-             '| quantity | value |', '|---|---|']
-    lines += [f'| {k} | {v:.4g} |' if isinstance(v, float) else f'| {k} | {v} |'
-              for k, v in manifest['metrics'].items()]
-    reach = calibration.get('reachability', {})
-    lines += ['', f'Calibration: reachability level {reach.get("level")}, alpha {reach.get("alpha")}, '
-              f'n {reach.get("n")} violating held-out episodes.', '',
-              'Not a certified safety function. A hardware emergency stop is required.', '']
-    return '\n'.join(lines)

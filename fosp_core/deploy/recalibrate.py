@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibrate a finished bundle anew, through the graph that will run: no torch. `fosp calibrate` uses it."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from fosp_core.data.episode import Episode
 from fosp_core.data.store import data_hash
-from fosp_core.deploy.bundle import FILES, Bundle, write_bundle
+from fosp_core.deploy.bundle import Bundle
+from fosp_core.deploy.card import ACTS_AS, EVALUATIONS, derive, kept_metrics, same_model
 from fosp_core.deploy.runtime import FilterRuntime
 from fosp_core.deploy.trained_on import fingerprint, known_episodes
 from fosp_core.errors import DataError, FospError
@@ -101,14 +101,14 @@ def calibration_of(replayed: list[tuple[np.ndarray, np.ndarray]], episodes: list
             'episodes': len(episodes), 'through': 'filter.onnx'}
 
 
-def rewrite(bundle: Bundle, out: Path, version: str, calibration: dict) -> Bundle:
-    """Write a new bundle that differs in version, parent, calibration and a line of its card alone."""
-    reach = calibration['reachability']
-    files = {name: bundle.read(name) for name in FILES}
-    files['calibration.json'] = json.dumps(calibration, indent=1).encode()
-    files['card.md'] += (f'\nCalibrated anew as {version}: reachability level {reach["level"]}, alpha '
-                         f'{reach["alpha"]}, n {reach["n"]} violating episodes, data '
-                         f'`{calibration["data_hash"][:12]}`, through the deployed graph. '
-                         f'Parent {bundle.version} `{bundle.sha256[:12]}`.\n').encode()
-    manifest = {**bundle.manifest, 'version': version, 'parent': bundle.version, 'parent_sha256': bundle.sha256}
-    return write_bundle(out, files, {k: v for k, v in manifest.items() if k not in ('created', 'files')})
+def rewrite(bundle: Bundle, out: Path, version: str, calibration: dict, metrics: dict) -> Bundle:
+    """Write a new bundle that differs in version, parent, calibration, card and what `metrics` say of the level.
+
+    With another level the filter acts otherwise: what was evaluated before does not pass on.
+    """
+    changes = {'metrics': kept_metrics(bundle.manifest['metrics']) | metrics}
+    if all(calibration[gate] == bundle.calibration.get(gate) for gate in ('reachability', 'surprise')):
+        changes |= same_model(bundle)
+    else:
+        changes |= {EVALUATIONS: [], ACTS_AS: []}
+    return derive(bundle, out, version, changes, calibration)

@@ -24,7 +24,7 @@ def make_toy(out: Path, contract: Contract | None = None, seed: int = 0, version
                    'surprise': {'level_slow': 1e9, 'level_stop': 1e9, 'alpha': 0.1, 'n': 1}, 'data_hash': 'none'}
     return export_bundle(learner.agent, Path(out), version=version, name='toy', calibration=calibration,
                          data_hash='none', seed=seed, steps=0, metrics={},
-                         card='# Toy\n\nRandom weights, for tests. Never for a robot.\n')
+                         note='Random weights, for tests. Never for a robot.')
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 """The audit of the safety filter: one JSON line per tick, in files of bounded size. Standard library only; anyone may
 import it.
 
-A line is complete or it is not read: whatever a crash cuts off costs that line alone. `fosp audit` tells what it says.
+A line is complete or it is not read: whatever a crash cuts off costs that line alone. What it says: `fosp_core/audit`.
 """
 
 import datetime

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fosp_core import cli
+from fosp_core.audit.story import crossed, parse_time, tell, why
 from fosp_core.errors import DataError
-from fosp_core.evaluate.audit_story import crossed, parse_time, tell, why
 from fosp_core.safety.audit import AuditFiles, read_entries, tick_entry, to_line
 from fosp_core.safety.filter import Record
 from fosp_core.safety.reasons import Reason

@@ -13,6 +13,8 @@ from fosp_core import cli
 from fosp_core.data.store import data_hash, save_episode
 from fosp_core.deploy import recalibrate, trained_on
 from fosp_core.deploy.bundle import FILES, Bundle, write_bundle
+from fosp_core.deploy.card import LEVEL_METRICS
+from fosp_core.deploy.runtime import FilterRuntime
 from fosp_core.errors import DataError
 from fosp_core.evaluate import reliability
 from fosp_core.paths import share_dir
@@ -52,7 +54,6 @@ def test_the_graph_says_what_torch_says(tmp_path, contract, make_episode):
     torch = pytest.importorskip('torch')
     from fosp_core.config import Config
     from fosp_core.deploy.export import export_bundle
-    from fosp_core.deploy.runtime import FilterRuntime
     from fosp_core.train.heldout import replay_episode
     from fosp_core.train.learner import Learner
     agent = Learner(contract, Config.load('debug'), seed=0).agent
@@ -131,6 +132,20 @@ def test_a_new_bundle_with_its_parent_and_a_diagram(tmp_path, shipped, episodes,
     assert drawing.tag == '{http://www.w3.org/2000/svg}svg' and '.dot' in drawing[0].text
     assert len(drawing.findall('{*}circle')) == len(told['reliability'])
     assert {str(r['n']) for r in told['reliability']} <= {t.text for t in drawing.findall('{*}text')}
+    # What the old level had warned of is of no level any more, in the manifest as in the card.
+    metrics, fitted, card = new.manifest['metrics'], told['crossfit'], new.read('card.md').decode()
+    assert 'heldout_missed' in shipped.manifest['metrics'] and not set(metrics) & set(LEVEL_METRICS)
+    assert not any(key in card for key in LEVEL_METRICS) and metrics['heldout_picture_error'] > 0
+    pairs = [(recalibrate.replay_episode(FilterRuntime(new), e)[0], e.cost) for e in episodes]
+    reach = calibration['reachability']
+    judged = reliability.judge(pairs, reach['level'], reach['horizon'], reach['lead'])
+    assert (metrics['calibration_missed'], metrics['calibration_warned'], metrics['calibration_violating']) == (
+        judged['missed']['count'], 12 - judged['missed']['count'], 12)
+    assert metrics['calibration_alarm_rate_safe_steps'] == judged['false_alarms']['rate']
+    assert metrics['crossfit_missed'] == fitted['missed']['count'] and metrics['calibration_episodes'] == 24
+    assert f'reachability level {reach["level"]}, alpha 0.2' in card
+    assert str(shipped.calibration['reachability']['level']) not in card
+    assert f'Parent {shipped.version} `{shipped.sha256[:12]}`' in card
     page = tmp_path / 'r.html'
     again = [*argv[:-3], str(tmp_path / 'again'), '--plot', str(page), '--version', 'again', '--confidence', '0.9']
     assert cli.main(again) == 0

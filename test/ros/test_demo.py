@@ -5,6 +5,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def test_another_publisher_of_command_out_is_seen(watched):
 def start_demo(toy, out, *more):
     """Start `fosp demo` on a toy model with one episode per phase."""
     command = [sys.executable, '-m', 'fosp_core.cli', 'demo', '--model', str(toy), '--episodes', '1', '--steps', '2',
-               '--offline-episodes', '3', '--realtime', '2', '--out', str(out), *more]
+               '--practice', '2', '--offline-episodes', '3', '--realtime', '2', '--out', str(out), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -183,16 +184,21 @@ def wait_for_node(process, name, timeout=60.0):
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_whole_demo_writes_table_page_and_json(toy, tmp_path):
-    process = start_demo(toy, tmp_path / 'demo')
+    process = start_demo(toy, tmp_path / 'demo', '--verbose')
     out, err = process.communicate(timeout=220)
     assert process.returncode == 0, out + err
     report = json.loads((tmp_path / 'demo' / 'report.json').read_text())
     assert [(r['task'], r['phase'], r['n']) for r in report['rows']] == [
         ('standard', 'before', 1), ('unseen3', 'before', 1), ('unseen3', 'after', 1)]
     assert report['bypassed_commands'] == 0
+    # The two of practice alone, though two were scored before them; the page says on which layouts.
+    assert 'job ft-0001: 2 steps on 2 episodes' in out
+    trained = re.search(r'fine-tuned on 2 episodes of unseen3 on layouts (\d+) to (\d+)', out)
+    assert trained and (int(trained[1]), int(trained[2])) == (1_900_000_500, 1_900_000_501)
     assert 0 < report['latency_ms']['p50'] <= report['latency_ms']['p99']
     assert report['model']['version'] == 'toy'
     page = (tmp_path / 'demo' / 'report.html').read_text()
+    assert 'Fine-tuned on 2 episodes of unseen3 on layouts 1900000500 to 1900000501' in page
     assert 'data:image/webp;base64,' in page
     if report['model']['fine_tuned']:
         assert report['model']['fine_tuned']['version'] != 'toy' and report['model']['fine_tuned']['version'] in page
@@ -268,4 +274,6 @@ def test_bad_input_is_one_line(capsys, tmp_path):
     assert error.startswith('error: ') and 'none' in error and '\n' not in error
     assert main(['demo', '--episodes', '0', '--out', str(tmp_path / 'o')]) == 2
     assert '--episodes 0' in capsys.readouterr().err
+    assert main(['demo', '--practice', '0', '--out', str(tmp_path / 'o')]) == 2
+    assert '--practice 0' in capsys.readouterr().err
     assert not (tmp_path / 'o').exists()

@@ -12,22 +12,38 @@ pytestmark = pytest.mark.usefixtures('kept_environment')
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_core_and_graph_agree(capsys):
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(('task', 'seed', 'contacts', 'least'), [('unseen3', 45, 0, 5), ('unseen4', 56, 2, 1)])
+def test_core_and_graph_agree(capsys, task, seed, contacts, least):
+    """Layouts on which there is something to disagree about: a policy that is let alone agrees with anything.
+
+    With the shipped model of 2026-11-21: on the second of unseen 3 the filter steps in seven times, on both of
+    unseen 4 the arm touches the moving obstacle. Another model or filter may need others, see `other_layouts`.
+    """
     results = {}
     for through in ('core', 'ros'):
-        assert main(['evaluate', '--through', through, '--episodes', '2', '--seed', '5', '--no-corners', '--json',
-                     '-']) == 0
+        assert main(['evaluate', '--through', through, '--task', task, '--episodes', '2', '--seed', str(seed),
+                     '--no-corners', '--json', '-']) == 0
         results[through] = json.loads(capsys.readouterr().out)
     assert results['core']['graph'] is None and results['ros']['through'] == 'ros'
     core, ros = (results[k]['rows'][0] for k in ('core', 'ros'))
     assert core['phase'] == ros['phase'] == 'model+filter'
-    assert core['outcomes']['seed'] == [1_050_000, 1_050_001]
-    assert all(core['outcomes'][k] == ros['outcomes'][k] for k in ('seed', 'success', 'violation'))
-    assert core['return'] == pytest.approx(ros['return']) and core['cost'] == ros['cost']
-    assert ros['steps'] == pytest.approx(core['steps'], rel=0.25)
+    first = 1_000_000 + 10_000 * seed
+    assert core['outcomes']['seed'] == [first, first + 1]
+    other_layouts = f'another model? fosp evaluate --task {task} --episodes 2 --no-corners --seed S finds others'
+    assert sum(core['outcomes']['violation']) == contacts and core['interventions'] >= least, other_layouts
     graph = results['ros']['graph']
     assert graph['commands'] >= ros['steps'] and 0.0 < graph['latency_ms']['p50'] <= graph['latency_ms']['p99']
+    if graph['missed_deadlines'] > 0.1 * graph['commands']:     # then the arm was held, as it must be: another run
+        pytest.skip(f'the machine is too busy: {graph["missed_deadlines"]} missed deadlines of {graph["commands"]}')
+    assert all(core['outcomes'][k] == ros['outcomes'][k] for k in ('seed', 'success', 'violation'))
+    # A late tick changes a run a little; by how much the filter stepped in, and what was driven, hardly.
+    assert ros['interventions'] == pytest.approx(core['interventions'], rel=0.5, abs=1)
+    assert [k > 1 for k in ros['outcomes']['interventions']] == [k > 1 for k in core['outcomes']['interventions']]
+    assert core['return'] == pytest.approx(ros['return'])
+    assert ros['cost'] == pytest.approx(core['cost'], rel=0.5)
+    assert ros['steps'] == pytest.approx(core['steps'], rel=0.2) and ros['path_m'] == pytest.approx(core['path_m'],
+                                                                                                    rel=0.1)
 
 
 @pytest.mark.parametrize('more', [['--policy', 'safe'], ['--filter', 'off']])

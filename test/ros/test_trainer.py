@@ -56,6 +56,30 @@ def test_fine_tune_by_service_publishes_a_new_bundle_and_rollback_the_old_one(ma
     assert not os.listdir(trainer.session.jobs / 'ft-0001')
 
 
+def test_what_is_scored_trains_nothing(make_trainer):
+    rig, client, trainer = make_trainer(collect=False)
+
+    def collect(wanted):
+        assert trainer.set_parameters([Parameter('collect', value=wanted)])[0].successful
+    client.send(10**18, 10)
+    rig.wait_for(lambda: trainer.left_out == 1, what='an episode left out')
+    client.send(2 * 10**18, 10, part=slice(5))      # switched on in its middle, it is one of an evaluation still
+    rig.wait_for(lambda: trainer.assembler.open_steps == 5, what='half an episode')
+    collect(True)
+    client.send(2 * 10**18, 10, part=slice(5, None))
+    rig.wait_for(lambda: trainer.left_out == 2, what='a second one left out')
+    assert trainer.session.episode_count == 0
+    client.send(3 * 10**18, 10)
+    rig.wait_for(lambda: trainer.session.episode_count == 1, what='an episode')
+    client.send(4 * 10**18, 10, part=slice(5))
+    rig.wait_for(lambda: trainer.assembler.open_steps == 5, what='half an episode')
+    collect(False)
+    client.send(4 * 10**18, 10, part=slice(5, None))
+    rig.wait_for(lambda: trainer.left_out == 3, what='a third one left out')
+    assert (trainer.session.episode_count, trainer.session.step_count) == (1, 10)
+    assert trainer._report()[2]['left_out'] == 3
+
+
 def test_cancel_is_honoured_within_a_second_while_training_runs(make_trainer):
     rig, client, trainer = make_trainer(steps=100000)
     client.send(10**18, 30)

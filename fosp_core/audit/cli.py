@@ -5,8 +5,8 @@
 import argparse
 import datetime
 
+from fosp_core.audit.story import parse_time, tell, why
 from fosp_core.errors import DataError
-from fosp_core.evaluate.audit_story import parse_time, tell, why
 from fosp_core.io import write_json
 from fosp_core.safety.audit import read_entries
 
