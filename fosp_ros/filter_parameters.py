@@ -70,7 +70,7 @@ PARAMETERS = (
       read_only=True),
     P('retreat_speed', 'double', 0.1, 'Speed of the retreat along the recent path.', unit='m/s', low=0.0, high=0.25,
       read_only=True),
-    P('alert_factor', 'double', 0.2, 'Part of the risk level that holds while alert: from a proposal beyond the level '
+    P('alert_factor', 'double', 0.3, 'Part of the risk level that holds while alert: from a proposal beyond the level '
       'until `alert_s` later. 1: no alert, WARN.', low=0.0, high=1.0, read_only=True),
     P('alert_s', 'double', 1.0, 'How long an alert outlasts the last proposal beyond the level. 0: no alert, WARN.',
       unit='s', low=0.0, high=60.0, read_only=True),
