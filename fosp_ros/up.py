@@ -72,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
         raise FospError(f'--domain-id {args.domain_id}: expected 0 to 101 (higher ports may be in use)')
     ended = threading.Event()
     old = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    relay = Relay()     # a pager at rest must not keep the nodes' lines, nor Ctrl-C, waiting
     runner = GraphRunner(graph.build(options), args.domain_id, lambda line: print(line, flush=True),
                          local=not args.network)
+    relay = Relay()     # a pager at rest must not keep the nodes' lines, nor Ctrl-C, waiting
     try:
         runner.start()
         while not ended.wait(0.2):

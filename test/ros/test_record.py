@@ -282,15 +282,16 @@ def test_a_command_without_the_wanted_number_is_a_fault_and_no_end():
     """A JointState with one velocity less ended the recorder by an IndexError, and with it the recording."""
     action = dataclasses.replace(CONTRACT.action, type='sensor_msgs/msg/JointState',
                                  fields=tuple(f'velocity[{i}]' for i in range(3)))
-    spoilt = []
+    spoilt, taken = [], []
     session = types.SimpleNamespace(contract=dataclasses.replace(CONTRACT, action=action), _keep=lambda *_: None,
-                                    _commands=[], _spoilt=spoilt.append)
+                                    _spoilt=spoilt.append,
+                                    recorder=types.SimpleNamespace(command=lambda *command: taken.append(command)))
     topic = types.SimpleNamespace(topic='/cmd', fault='')
     Session._on_command(session, topic, b'', JointState(name=['a', 'b'], velocity=[0.1, 0.1]), 0)
-    assert topic.fault.startswith('no velocity[0], velocity[1], velocity[2] in it (') and not session._commands
+    assert topic.fault.startswith('no velocity[0], velocity[1], velocity[2] in it (') and not taken
     assert spoilt == [f'/cmd: {topic.fault}']
     Session._on_command(session, topic, b'', JointState(velocity=[0.1, 0.1, 0.0]), 0)
-    assert len(session._commands) == 1 and len(spoilt) == 1
+    assert len(taken) == 1 and len(spoilt) == 1
 
 
 def test_pace_counts_gaps_in_the_stamps_and_no_pauses():
