@@ -13,7 +13,8 @@ from fosp_core.safety.reasons import Reason
 
 
 @pytest.mark.parametrize(('settings', 'delay'), [({'deadline_s': 1.0}, 0.21),   # the watchdog's stop came first
-                                                 ({'watchdog_s': 1.0, 'max_step': 0.5}, 0.09)])   # too late, if not for the watchdog
+                                                 # too late, if not for the watchdog
+                                                 ({'watchdog_s': 1.0, 'max_step': 0.5}, 0.09)])
 def test_a_decision_that_comes_too_late_is_zero(make_filter, settings, delay):
     rig, cell, node = make_filter(**settings)
     moving(rig, cell)
