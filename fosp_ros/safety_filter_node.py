@@ -218,13 +218,15 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
         self.witness.observed(observation)
         zero = np.zeros(self.limits.size)
         with self._gate:
-            last, path = (zero, ()) if is_first else (self.state.last, self.state.path)
-        faults = self.senses.watch(observation, last, is_first)
+            # The arm goes on with what was sent last, whatever the label says: the limits count from there.
+            last, path = self.state.last, () if is_first else self.state.path
+        before = zero if is_first else last
+        faults = self.senses.watch(observation, before, is_first)
         if not self.watchdog.alive:     # nobody would send the next stop
             self._warn(f'{Reason.INTERNAL_FAULT.word}: the watchdog has ended')
             faults = (*faults, Reason.INTERNAL_FAULT)
         made = candidates(proposal, self.limits, self.senses.situation, last, path)
-        previous = self.contract.action.normalise(last)
+        previous = self.contract.action.normalise(before)
         anew = is_first or self._anew
         output = None
         try:

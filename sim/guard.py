@@ -5,6 +5,7 @@
 For `fosp evaluate`. No deadlines here, since simulated time waits; what the filter decides is the node's decision.
 """
 
+import dataclasses
 import types
 
 import numpy as np
@@ -48,6 +49,8 @@ class Guard:
     def reset(self) -> None:
         """Begin an episode; a latched stop is cleared, as an operator would between two episodes."""
         self.runtime.reset()
+        # The arm of a new layout rests.
+        self.state = dataclasses.replace(self.state, last=np.zeros(self.limits.size))
         self._clear = True
 
     def __call__(self, env, observation: dict, previous: np.ndarray, is_first: bool,
@@ -57,7 +60,7 @@ class Guard:
         """
         limits, contract = self.limits, self.contract
         self.now += limits.period
-        last = np.zeros(limits.size) if is_first else self.state.last
+        last = self.state.last
         path = () if is_first else self.state.path
         situation = self._situation(env, observation)
         proposal = contract.action.denormalise(action)

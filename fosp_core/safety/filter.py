@@ -198,8 +198,9 @@ def reset(inputs: FilterInputs, limits: FilterLimits, state: FilterState,
 def _remember(inputs: FilterInputs, output: ModelOutput | None, state: FilterState, now: float) -> FilterState:
     """Advance what must advance on every tick, whatever is decided."""
     if inputs.is_first:
-        state = dataclasses.replace(state, last=np.zeros_like(state.last), path=(), ticks_since_first=0, slow_run=0,
-                                    stop_run=0, strange_since=None, alert_until=-math.inf)
+        # Not `last`: the arm goes on with it, whatever the label says.
+        state = dataclasses.replace(state, path=(), ticks_since_first=0, slow_run=0, stop_run=0, strange_since=None,
+                                    alert_until=-math.inf)
     slow, stop, strange = state.slow_run, state.stop_run, state.strange_since
     since = state.ticks_since_first
     if output is not None:

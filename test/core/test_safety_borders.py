@@ -201,13 +201,15 @@ def test_the_first_ticks_of_an_episode_are_guarded_by_risk_and_not_by_surprise()
     assert reason is Reason.RISK_SCALED and np.linalg.norm(command) < np.linalg.norm(WANTED)
 
 
-def test_an_episode_begins_at_rest():
+def test_the_label_of_an_episode_frees_no_reversal():
+    """The arm goes on with what was sent last: turning round is by way of a stop, whoever says that it is the first."""
     tight = dataclasses.replace(LIMITS, max_acceleration=0.5)
     fast = dataclasses.replace(MOVING, last=np.array([0.2, 0.0, 0.0]))
-    inputs = good(proposal=np.array([0.2, 0.0, 0.0]))
-    assert tick(inputs, fast, 1.2, tight)[0][0] == 0.2
-    first = good(proposal=np.array([0.2, 0.0, 0.0]), is_first=True)
-    assert tick(first, fast, 1.2, tight)[0][0] == pytest.approx(0.05)      # 0.5 m/s^2 for a period, from zero
+    for first in (False, True):
+        back = good(proposal=np.array([-0.2, 0.0, 0.0]), is_first=first)
+        assert not tick(back, fast, 1.2, tight)[0].any()
+        rest = dataclasses.replace(fast, last=np.zeros(3))
+        assert tick(back, rest, 1.2, tight)[0][0] == pytest.approx(-0.05)   # 0.5 m/s^2 for a period, from zero
 
 
 # -- lateness and memory ----------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_surprise_without_history_says_nothing():
     assert run(2, state=state, start=3.2, surprise=99.0)[1] is Reason.SURPRISE_STOP
 
 
-def test_is_first_forgets_the_path_and_the_last_command():
+def test_is_first_forgets_the_path_and_not_what_the_arm_goes_on_with():
     first = good(is_first=True, situation=Situation(np.array([0.4, 0.2, 0.2])))
     assert len(MOVING.path) == 1 and MOVING.last.any()
     _, reason, state = decide(first, answer(first, MOVING), LIMITS, MOVING, 3.0)
@@ -204,8 +204,7 @@ def test_whatever_comes_nothing_unproved_moves_and_no_limit_is_exceeded(ticks, m
         before = state
         command, reason, state = decide(inputs, output, LIMITS, state, now)
         assert command.shape == (3,) and np.isfinite(command).all()
-        last = np.zeros(3) if inputs.is_first else before.last
-        assert not violations(command, LIMITS, inputs.situation, last)
+        assert not violations(command, LIMITS, inputs.situation, before.last)
         stale = any(not age <= LIMITS.staleness for age in inputs.ages.values())
         unproved = (stale or state.latched or inputs.estop or inputs.late or inputs.faults or before.latched
                     or (inputs.enabled and not inputs.model_ready) or (inputs.enabled and output is None)

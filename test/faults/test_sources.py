@@ -189,7 +189,8 @@ def test_a_single_lost_message_of_the_joints_costs_one_tick_at_most(stand):
     cell.inject(setting(off=set()))
     time.sleep(0.5)
     words = {m.message for _, m in cell.states[before['states']:]}
-    assert 'joints_stale' not in words and 'releasing' not in words and cell.reason == 'ok'
+    assert 'joints_stale' not in words and 'releasing' not in words
+    assert cell.reason in ('ok', 'limit_acceleration')      # the patrol is turning round
 
 
 @pytest.fixture
