@@ -13,12 +13,13 @@ pytestmark = pytest.mark.usefixtures('kept_environment')
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(('task', 'seed', 'contacts', 'least'), [('unseen3', 106, 0, 5), ('unseen4', 56, 1, 5)])
-def test_core_and_graph_agree(capsys, task, seed, contacts, least):
+@pytest.mark.parametrize(('task', 'seed', 'least'), [('standard', 153, 5), ('unseen1', 92, 8)])
+def test_core_and_graph_agree(capsys, task, seed, least):
     """Layouts on which there is something to disagree about: a policy that is let alone agrees with anything.
 
-    With safereach v4: on the second of unseen 3 the filter steps in six times, on one of
-    unseen 4 the arm touches the moving obstacle. Another model or filter may need others, see `other_layouts`.
+    With safereach v4 the filter steps in six times on the first of standard, ten times on the first of unseen 1. Not
+    a contact: by a graze, or past a moving obstacle, two runs of the graph do not agree with each other.
+    Another model or filter may need other layouts, see `other_layouts`.
     """
     results = {}
     for through in ('core', 'ros'):
@@ -31,7 +32,7 @@ def test_core_and_graph_agree(capsys, task, seed, contacts, least):
     first = 1_000_000 + 10_000 * seed
     assert core['outcomes']['seed'] == [first, first + 1]
     other_layouts = f'another model? fosp evaluate --task {task} --episodes 2 --no-corners --seed S finds others'
-    assert sum(core['outcomes']['violation']) == contacts and core['interventions'] >= least, other_layouts
+    assert core['interventions'] >= least and all(core['outcomes']['success']), other_layouts
     graph = results['ros']['graph']
     assert graph['commands'] >= ros['steps'] and 0.0 < graph['latency_ms']['p50'] <= graph['latency_ms']['p99']
     if graph['missed_deadlines'] > 0.1 * graph['commands']:     # then the arm was held, as it must be: another run
@@ -41,7 +42,7 @@ def test_core_and_graph_agree(capsys, task, seed, contacts, least):
     assert ros['interventions'] == pytest.approx(core['interventions'], rel=0.5, abs=1)
     assert [k > 1 for k in ros['outcomes']['interventions']] == [k > 1 for k in core['outcomes']['interventions']]
     assert core['return'] == pytest.approx(ros['return'])
-    assert ros['cost'] == pytest.approx(core['cost'], rel=0.5)
+    assert ros['cost'] == core['cost'] == 0.0
     assert ros['steps'] == pytest.approx(core['steps'], rel=0.2) and ros['path_m'] == pytest.approx(core['path_m'],
                                                                                                     rel=0.1)
 
