@@ -13,11 +13,11 @@ pytestmark = pytest.mark.usefixtures('kept_environment')
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(('task', 'seed', 'least'), [('standard', 153, 5), ('unseen1', 92, 8)])
+@pytest.mark.parametrize(('task', 'seed', 'least'), [('unseen1', 92, 8)])
 def test_core_and_graph_agree(capsys, task, seed, least):
     """Layouts on which there is something to disagree about: a policy that is let alone agrees with anything.
 
-    With safereach v4 the filter steps in six times on the first of standard, ten times on the first of unseen 1. Not
+    With safereach v4 the filter steps in ten times on the first of unseen 1. Not
     a contact: by a graze, or past a moving obstacle, two runs of the graph do not agree with each other.
     Another model or filter may need other layouts, see `other_layouts`.
     """
