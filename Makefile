@@ -18,7 +18,7 @@ help:
 	@echo 'make test   the tests, by the command that colcon test runs'
 	@echo 'make check  ruff'
 	@echo 'make coverage   fosp_core/safety by branch, at least 95 %'
-	@echo 'make mutation   mutants of fosp_core/safety, at least 90 % killed; half an hour and more, goes on where it ended'
+	@echo 'make mutation   mutants of fosp_core/safety, at least 90 % killed; some minutes, goes on where it ended'
 	@echo 'make venv   the environment alone ($(VENV)); ROS=kilted takes the Kilted wheels'
 	@echo 'make sim-gym  adds the tasks of Safety-Gymnasium to it (make test does)'
 	@echo 'make clean  removes build, install, log, out and caches; the environment stays'

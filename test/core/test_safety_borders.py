@@ -15,8 +15,8 @@ from fosp_core.safety import filter as module
 from fosp_core.safety.calibration import SURPRISE_SKIP, SURPRISE_TICKS
 from fosp_core.safety.candidates import Candidates, candidates
 from fosp_core.safety.filter import LATE_MANY, LATE_RUN, LATE_WINDOW, FilterInputs, FilterState, ModelOutput, decide
-from fosp_core.safety.freshness import DIGESTS, FrozenPicture
-from fosp_core.safety.limits import FilterLimits, Situation, measured_faults
+from fosp_core.safety.freshness import DIGESTS, FrozenPicture, Source
+from fosp_core.safety.limits import FilterLimits, Situation, apply_limits, measured_faults
 from fosp_core.safety.reasons import Reason
 
 LIMITS = FilterLimits(low=(-0.25,) * 3, high=(0.25,) * 3, period=0.1, staleness=0.25, max_speed=0.3, release=0.0,
@@ -210,6 +210,29 @@ def test_the_label_of_an_episode_frees_no_reversal():
         assert not tick(back, fast, 1.2, tight)[0].any()
         rest = dataclasses.replace(fast, last=np.zeros(3))
         assert tick(back, rest, 1.2, tight)[0][0] == pytest.approx(-0.05)   # 0.5 m/s^2 for a period, from zero
+
+
+def test_what_is_out_of_reach_because_it_is_too_short_is_not_made_longer():
+    tight = dataclasses.replace(FREE, max_acceleration=0.5)
+    command, rules = apply_limits(np.array([0.24, 0.01, 0.0]), tight, HERE, np.array([0.3, 0.0, 0.0]))
+    assert not command.any() and rules == (Reason.LIMIT_ACCELERATION,)
+
+
+def test_joints_of_which_half_is_known_stop():
+    half = Situation(HERE.position, np.zeros(2), None)
+    command, rules = apply_limits(WANTED, JOINTED, half, np.zeros(3))
+    assert not command.any() and Reason.LIMIT_JOINT_POSITION in rules
+
+
+def test_each_reason_is_counted_from_one():
+    state = decide(good(), None, LIMITS, FilterState.initial(3), 0.0)[2]
+    assert set(state.counts.values()) == {1}
+
+
+def test_a_clock_that_was_set_is_confirmed_by_a_second_message_though_it_comes_late():
+    source = Source()
+    assert source.arrived(0.0, 0.0) and not source.arrived(100.0, 1.0)
+    assert source.arrived(103.0, 4.0) and source.clock_steps == 1
 
 
 # -- lateness and memory ----------------------------------------------------------------------------------------------
