@@ -35,14 +35,6 @@ DIAGNOSTICS = _profile(10, reliable=True)
 # Deep: a subscription of depth 1 keeps one last word, not that of each button.
 ESTOP_EARS = (_profile(100, reliable=True, latched=True), ANY, _profile(10, reliable=True))
 
-BY_TOPIC = {
-    'image': IMAGE, 'ee_pose': STATE, 'joint_states': STATE, 'command_in': COMMAND, 'command_out': COMMAND,
-    'label': LABEL, 'replay/image': REPLAY, 'replay/ee_pose': REPLAY, 'replay/action': REPLAY,
-    'replay/label': REPLAY, 'model': LATCHED, 'estop': LATCHED, 'safety_filter/state': STATUS,
-    'trainer/progress': LATCHED, 'sim_bridge/episode': EVENT, 'sim_bridge/progress': LATCHED,
-    '/diagnostics': DIAGNOSTICS,
-}
-
 
 def with_deadline(profile: QoSProfile, seconds: float) -> QoSProfile:
     """Return a copy of `profile` that offers a deadline of `seconds`; for publishers only."""

@@ -14,8 +14,6 @@ from fosp_ros import graph
 from fosp_ros.output import Relay
 from fosp_ros.runner import GraphRunner
 
-HELP = 'start sim bridge, learner, safety filter and trainer as four processes'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp up`."""

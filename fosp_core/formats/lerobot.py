@@ -38,7 +38,6 @@ from fosp_core.formats.lerobot_meta import IMAGES, OWN, STATE
 from fosp_core.io import atomic_dir
 
 FILE_BYTES = 100 * 2 ** 20      # of pictures in one Parquet file, as LeRobot's own default
-_PNG = b'\x89PNG\r\n\x1a\n'
 
 
 def write(path: Path, contract: Contract, episodes: Iterable[Episode]) -> dict:

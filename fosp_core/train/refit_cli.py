@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fosp_core.errors import FospError, TrainingError
+from fosp_core.errors import DataError, FospError, TrainingError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +53,11 @@ def run(args: argparse.Namespace) -> int:
     own = load_dataset(args.episodes, bundle.contract)
     offline = load_dataset(args.offline, bundle.contract) if args.offline else []
     with tqdm(total=args.steps, unit='step', desc=f'refit {bundle.version}', file=sys.stderr) as bar:
-        new = refit(bundle, own, offline, args.out, args.steps, args.seed, args.holdout, args.alpha, args.confidence,
-                    args.version, lambda step, metrics: bar.update(step - bar.n))
+        try:
+            new = refit(bundle, own, offline, args.out, args.steps, args.seed, args.holdout, args.alpha,
+                        args.confidence, args.version, lambda step, metrics: bar.update(step - bar.n))
+        except DataError as error:
+            raise DataError(f'{", ".join(args.episodes)}: {error}') from None
     if args.json:
         write_json(args.json, {'parent': bundle.version, 'bundle': str(new.path), 'version': new.version,
                                'sha256': new.sha256, 'metrics': new.manifest['metrics'],

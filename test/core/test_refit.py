@@ -120,6 +120,10 @@ def test_command(toy, own, tmp_path, capsys):
     assert said['version'] == new.version == 'v9' and said['sha256'] == new.sha256
     assert said['calibration']['reachability']['alpha'] == 0.3
     assert main(arguments) == 2 and 'exists already' in capsys.readouterr().err
+    for number in range(0, 40, 4):
+        (tmp_path / 'own' / f'{number:03d}.npz').unlink()
+    assert main([*arguments[:4], str(tmp_path / 'other')]) == 2
+    assert f"{tmp_path / 'own'}: 30 episodes of the policy: none to learn from" in capsys.readouterr().err
     for wrong in (['--steps', '0'], ['--holdout', '1'], ['--alpha', '0'], ['--version', 'a b']):
         assert main([*arguments[:4], str(tmp_path / 'other'), *wrong]) == 2
         assert wrong[0].strip('-').split()[0] in capsys.readouterr().err

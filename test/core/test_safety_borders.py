@@ -206,7 +206,8 @@ def test_the_label_of_an_episode_frees_no_reversal():
     tight = dataclasses.replace(LIMITS, max_acceleration=0.5)
     fast = dataclasses.replace(MOVING, last=np.array([0.2, 0.0, 0.0]))
     for first in (False, True):
-        back = good(proposal=np.array([-0.2, 0.0, 0.0]), is_first=first)
+        # Without the model's candidates, which were limited before: the decision's own limits.
+        back = good(proposal=np.array([-0.2, 0.0, 0.0]), is_first=first, enabled=False)
         assert not tick(back, fast, 1.2, tight)[0].any()
         rest = dataclasses.replace(fast, last=np.zeros(3))
         assert tick(back, rest, 1.2, tight)[0][0] == pytest.approx(-0.05)   # 0.5 m/s^2 for a period, from zero
