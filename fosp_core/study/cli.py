@@ -48,8 +48,7 @@ def result(plan, jobs: list, outcome=None) -> dict:
     """Return the study as it stands."""
     from fosp_core.study import table
     rows = table.evaluations(jobs)
-    methods = plan.adapt['methods'] if plan.adapt else []
-    compared = table.comparisons(rows) + (table.methods_compared(rows, methods[0]) if len(methods) > 1 else [])
+    compared = table.comparisons(rows) + (table.methods_compared(rows, plan.adapt['methods'][0]) if plan.adapt else [])
     return {'title': plan.title, 'rows': rows, 'rollouts': table.rollouts(jobs), 'fine_tunes': table.tunes(jobs),
             'comparisons': compared, 'jobs': len(jobs), 'done': len(outcome.done) if outcome else None,
             'failed': outcome.failed if outcome else {}, 'waiting': outcome.waiting if outcome else []}

@@ -30,12 +30,12 @@ class Job:
 OWN = 'own'     # fine-tuning method: that of the model
 
 _DATA = {'task': str, 'episodes': int, 'mix': str, 'seed': int}
-_MODEL = {'bundle': str, 'method': str, 'preset': str, 'data': list, 'seeds': list, 'set': list, 'holdout': float,
-          'world_model': str}
+_WORLD = {'method': str, 'preset': str, 'data': list, 'set': list, 'holdout': float}
+_MODEL = {**_WORLD, 'bundle': str, 'seeds': list, 'world_model': str, 'tune': list}
 _ADAPT = {'models': list, 'tasks': list, 'methods': list, 'episodes': int, 'steps': int, 'seed': int, 'offline': list,
           'set': list}
 _EVALUATE = {'tasks': list, 'episodes': int, 'seed': int, 'filter': list}
-_TOP = {'title': str, 'data': dict, 'models': dict, 'adapt': dict, 'evaluate': dict}
+_TOP = {'title': str, 'data': dict, 'world_models': dict, 'models': dict, 'adapt': dict, 'evaluate': dict}
 
 
 def _checked(data, kinds: dict[str, type], where: str, needed: tuple[str, ...] = ()) -> dict:
@@ -64,6 +64,8 @@ class Plan:
         self.title = data.get('title', 'Study')
         self.data = {k: _checked(v, _DATA, f'{where}: data.{k}', ('episodes', 'seed'))
                      for k, v in data.get('data', {}).items()}
+        self.worlds = {k: _checked(v, _WORLD, f'{where}: world_models.{k}', ('data',))
+                       for k, v in data.get('world_models', {}).items()}
         self.models = {k: _checked(v, _MODEL, f'{where}: models.{k}') for k, v in data['models'].items()}
         self.evaluate = _checked(data['evaluate'], _EVALUATE, f'{where}: evaluate', ('tasks', 'episodes'))
         self.adapt = _checked(data['adapt'], _ADAPT, f'{where}: adapt', ('tasks', 'methods')) \
@@ -80,16 +82,21 @@ class Plan:
             raise FospError(f'{path}: {" ".join(str(error).split())}') from None
 
     def _check(self, where: str) -> None:
-        for name in (*self.data, *self.models, *self.evaluate['tasks'], *(self.adapt['tasks'] if self.adapt else ())):
+        for name in (*self.data, *self.worlds, *self.models, *self.evaluate['tasks'],
+                     *(self.adapt['tasks'] if self.adapt else ())):
             check_word(f'{where}: name', name)      # they become parts of paths
         for bad in set(self.filters) - {'on', 'off'}:
             raise FospError(f'{where}: evaluate.filter has {bad!r}, expected on or off')
         for name, model in self.models.items():
             if ('bundle' in model) == ('data' in model):
                 raise FospError(f'{where}: models.{name}: expected either bundle or data')
+            if 'tune' in model and not (self.adapt and name in self.adapt.get('models', [name])):
+                raise FospError(f'{where}: models.{name}.tune: adapt does not fine-tune this model')
+        for name, model in (*((f'models.{k}', v) for k, v in self.models.items()),
+                            *((f'world_models.{k}', v) for k, v in self.worlds.items())):
             for source in model.get('data', []):
                 if source not in self.data:
-                    raise FospError(f'{where}: models.{name}.data: {source!r} is not among data')
+                    raise FospError(f'{where}: {name}.data: {source!r} is not among data')
         for key, known in (('offline', self.data), ('models', self.models)) if self.adapt else ():
             for name in self.adapt.get(key, []):
                 if name not in known:
@@ -101,9 +108,11 @@ class Plan:
     def jobs(self, out: Path) -> list[Job]:
         """Return the jobs; all that they make lies in `out`."""
         jobs = [self._collect(out, name) for name in self.data]
-        for name, model in self.models.items():
-            for seed in model.get('seeds', [0]):
-                jobs += self._of_model(out, name, model, seed)
+        pairs = [(name, model, seed) for name, model in self.models.items() for seed in model.get('seeds', [0])]
+        jobs += [self._pretrain(out, 'world_models', world, self.worlds[world], seed) for world, seed in
+                 dict.fromkeys((m['world_model'], s) for _, m, s in pairs if m.get('world_model') in self.worlds)]
+        for name, model, seed in pairs:
+            jobs += self._of_model(out, name, model, seed)
         return jobs
 
     def _collect(self, out: Path, name: str) -> Job:
@@ -112,27 +121,36 @@ class Plan:
                 data['seed'], *(('--mix', data['mix']) if 'mix' in data else ()), '--out', makes]
         return Job(f'data/{name}', _words(argv), makes)
 
+    def _pretrain(self, out: Path, folder: str, name: str, model: dict, seed: int) -> Job:
+        """A model of `folder` (models, world_models); its world model: a bundle's, or the plan's of this seed."""
+        run, needs, reads = out / folder / f'{name}-s{seed}', [f'data/{d}' for d in model['data']], ()
+        if (world := model.get('world_model')) in self.worlds:
+            needs.append(f'world_model/{world}-s{seed}')
+            reads = (out / 'world_models' / f'{world}-s{seed}' / 'bundle' / 'study',)
+        elif world:
+            reads = (found(world),)
+        argv = ['pretrain', *(out / 'data' / d for d in model['data']), '--preset', model.get('preset', 'small'),
+                '--method', model.get('method', 'fosp'), '--seed', seed, '--version', 'study', '--out', run,
+                *(('--holdout', model['holdout']) if 'holdout' in model else ()),
+                *(w for path in reads for w in ('--world-model', path)), *_sets(model)]
+        return Job(f'{folder[:-1]}/{name}-s{seed}', _words(argv), run / 'bundle' / 'study', tuple(needs), reads)
+
     def _of_model(self, out: Path, name: str, model: dict, seed: int) -> list[Job]:
         label, jobs, needs = name if 'bundle' in model else f'{name}-s{seed}', [], ()
         bundle = found(model.get('bundle', ''))
         if 'bundle' not in model:
-            run, world_model = out / 'models' / label, tuple(found(model[k]) for k in ('world_model',) if k in model)
-            bundle = run / 'bundle' / 'study'
-            argv = ['pretrain', *(out / 'data' / d for d in model['data']), '--preset', model.get('preset', 'small'),
-                    '--method', model.get('method', 'fosp'), '--seed', seed, '--version', 'study', '--out', run,
-                    *(('--holdout', model['holdout']) if 'holdout' in model else ()),
-                    *(w for path in world_model for w in ('--world-model', path)), *_sets(model)]
-            jobs.append(Job(f'model/{label}', _words(argv), bundle, tuple(f'data/{d}' for d in model['data']),
-                            world_model))
-            needs = (f'model/{label}',)
+            jobs.append(self._pretrain(out, 'models', name, model, seed))
+            bundle, needs = jobs[0].makes, (jobs[0].name,)
         about = {'model': name, 'seed': seed, 'method': None}
         jobs += self._evaluations(out, label, bundle, self.evaluate['tasks'], needs, about)
         if self.adapt and name in self.adapt.get('models', [name]):
             for task in self.adapt['tasks']:
-                jobs += self._adaptations(out, label, bundle, task, needs, about)
+                methods = model.get('tune', self.adapt['methods'])
+                jobs += self._adaptations(out, label, bundle, task, methods, needs, about)
         return jobs
 
-    def _adaptations(self, out: Path, label: str, bundle: Path, task: str, needs: tuple, about: dict) -> list[Job]:
+    def _adaptations(self, out: Path, label: str, bundle: Path, task: str, methods: list, needs: tuple,
+                     about: dict) -> list[Job]:
         adapt = self.adapt
         seed = adapt.get('seed', 100_000) + 10_000 * about['seed']
         bag = out / 'rollouts' / label / task
@@ -141,7 +159,7 @@ class Plan:
              '--filter', 'on', '--out', bag, '--json', bag.with_suffix('.json')]), bag, needs, (bundle,),
             {**about, 'task': task, 'kind': 'rollout', 'json': bag.with_suffix('.json')})]
         offline = [w for d in adapt.get('offline', []) for w in ('--offline', out / 'data' / d)]
-        for method in adapt['methods']:
+        for method in methods:
             folder = out / 'tuned' / label / task / method
             name = f'tune/{label}/{task}/{method}'
             jobs.append(Job(name, _words(

@@ -26,6 +26,7 @@ def shipped(tmp_path_factory):
     """The shipped model, but as one of before models listed the episodes that they were trained on."""
     bundle = Bundle.open(share_dir() / 'models' / 'safereach')
     manifest = {k: v for k, v in bundle.manifest.items() if k not in ('created', 'files', trained_on.KEY)}
+    manifest['metrics'] = {**manifest['metrics'], 'heldout_missed': 0.1}    # of its own level, as pretraining writes it
     return write_bundle(tmp_path_factory.mktemp('old') / 'old', {name: bundle.read(name) for name in FILES}, manifest)
 
 

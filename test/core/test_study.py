@@ -44,6 +44,23 @@ def test_the_jobs_of_a_plan(tmp_path):
     assert seeds == ['100000', '110000'], 'two models must not meet the same layouts'
 
 
+def test_one_world_model_of_a_seed_for_all_methods(tmp_path):
+    own = {'data': ['mix'], 'world_model': 'w', 'seeds': [0, 1]}
+    plan = changed(world_models={'w': {'data': ['mix'], 'set': ['train.steps=2']}, 'unused': {'data': ['mix']}},
+                   models={'a': {**own, 'tune': ['own']}, 'c': own, 'd': {'data': ['mix'], 'world_model': 'models/w'}})
+    jobs = {j.name: j for j in Plan(plan).jobs(tmp_path)}
+    assert [n for n in jobs if n.startswith('world')] == ['world_model/w-s0', 'world_model/w-s1']
+    world = jobs['world_model/w-s1']
+    assert world.makes == tmp_path / 'world_models' / 'w-s1' / 'bundle' / 'study' and world.needs == ('data/mix',)
+    assert world.argv[:2] == ('pretrain', f'{tmp_path}/data/mix') and world.argv[-2:] == ('--set', 'train.steps=2')
+    for name in ('a', 'c'):
+        model = jobs[f'model/{name}-s1']
+        assert model.needs == ('data/mix', world.name) and model.reads == (world.makes,)
+        assert model.argv[-2:] == ('--world-model', str(world.makes))
+    assert jobs['model/d-s0'].needs == ('data/mix',) and jobs['model/d-s0'].argv[-1] == 'models/w'
+    assert [n for n in jobs if n.startswith('tune')] == ['tune/a-s0/unseen1/own', 'tune/a-s1/unseen1/own']
+
+
 @pytest.mark.parametrize(('plan', 'words'), [
     ([], 'expected keys title, data'),
     ({'models': {}}, 'key evaluate is missing'),
@@ -53,6 +70,9 @@ def test_the_jobs_of_a_plan(tmp_path):
     (changed(data={'../mix': {'episodes': 9, 'seed': 0}}), "name '../mix', expected a word"),
     (changed(models={'a': {}}), 'models.a: expected either bundle or data'),
     (changed(models={'a': {'data': ['other']}}), "models.a.data: 'other' is not among data"),
+    (changed(models={'a': {'data': ['mix']}, 'b': {'bundle': 'x', 'tune': ['own']}}), 'models.b.tune: adapt does not'),
+    (changed(world_models={'w': {}}), 'world_models.w: key data is missing'),
+    (changed(world_models={'w': {'data': ['other']}}), "world_models.w.data: 'other' is not among data"),
     (changed(adapt={'tasks': ['unseen9'], 'methods': ['fosp']}), "'unseen9' is not among evaluate.tasks"),
     (changed(adapt={'tasks': ['unseen1'], 'methods': ['fosp'], 'offline': ['x']}), "offline: 'x' is not among mix"),
     (changed(evaluate={'tasks': ['standard'], 'episodes': 3, 'filter': ['perhaps']}), "evaluate.filter has 'perhaps'"),
