@@ -13,38 +13,39 @@ pytestmark = pytest.mark.usefixtures('kept_environment')
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(('task', 'seed', 'least'), [('unseen1', 92, 8)])
-def test_core_and_graph_agree(capsys, task, seed, least):
-    """Layouts on which there is something to disagree about: a policy that is let alone agrees with anything.
+def test_core_and_graph_agree(capsys):
+    """On layouts on which there is something to disagree about: a policy that is let alone agrees with anything.
 
-    With safereach v4 the filter steps in ten times on the first of unseen 1. Not
-    a contact: by a graze, or past a moving obstacle, two runs of the graph do not agree with each other.
-    Another model or filter may need other layouts, see `other_layouts`.
+    The graph lives in real time: by a graze, past a moving obstacle, or where the filter pushes against a wall, two of
+    its own runs differ. On these layouts the filter of safereach v4 steps in and both arrive, beside a busy neighbour
+    too. Another model or filter may need others, see `other_layouts`.
     """
+    task, seed, episodes = 'unseen1', 101, 4
     results = {}
     for through in ('core', 'ros'):
-        assert main(['evaluate', '--through', through, '--task', task, '--episodes', '2', '--seed', str(seed),
+        assert main(['evaluate', '--through', through, '--task', task, '--episodes', str(episodes), '--seed', str(seed),
                      '--no-corners', '--json', '-']) == 0
         results[through] = json.loads(capsys.readouterr().out)
     assert results['core']['graph'] is None and results['ros']['through'] == 'ros'
     core, ros = (results[k]['rows'][0] for k in ('core', 'ros'))
     assert core['phase'] == ros['phase'] == 'model+filter'
     first = 1_000_000 + 10_000 * seed
-    assert core['outcomes']['seed'] == [first, first + 1]
-    other_layouts = f'another model? fosp evaluate --task {task} --episodes 2 --no-corners --seed S finds others'
-    assert core['interventions'] >= least and all(core['outcomes']['success']), other_layouts
+    assert core['outcomes']['seed'] == list(range(first, first + episodes))
+    other_layouts = f'another model? fosp evaluate --task {task} --episodes 4 --no-corners --seed S finds others'
+    assert sum(k > 1 for k in core['outcomes']['interventions']) >= 2 and core['interventions'] >= 8, other_layouts
+    assert all(core['outcomes']['success']), other_layouts
     graph = results['ros']['graph']
     assert graph['commands'] >= ros['steps'] and 0.0 < graph['latency_ms']['p50'] <= graph['latency_ms']['p99']
     if graph['missed_deadlines'] > 0.1 * graph['commands']:     # then the arm was held, as it must be: another run
         pytest.skip(f'the machine is too busy: {graph["missed_deadlines"]} missed deadlines of {graph["commands"]}')
     assert all(core['outcomes'][k] == ros['outcomes'][k] for k in ('seed', 'success', 'violation'))
-    # A late tick changes a run a little; by how much the filter stepped in, and what was driven, hardly.
-    assert ros['interventions'] == pytest.approx(core['interventions'], rel=0.5, abs=1)
-    assert [k > 1 for k in ros['outcomes']['interventions']] == [k > 1 for k in core['outcomes']['interventions']]
+    # A late tick changes a run a little; where the filter stepped in, about how often, and what was driven, hardly.
+    assert [k > 0 for k in ros['outcomes']['interventions']] == [k > 0 for k in core['outcomes']['interventions']]
+    assert ros['interventions'] == pytest.approx(core['interventions'], rel=0.6)
     assert core['return'] == pytest.approx(ros['return'])
     assert ros['cost'] == core['cost'] == 0.0
-    assert ros['steps'] == pytest.approx(core['steps'], rel=0.2) and ros['path_m'] == pytest.approx(core['path_m'],
-                                                                                                    rel=0.1)
+    assert ros['steps'] == pytest.approx(core['steps'], rel=0.2)
+    assert ros['path_m'] == pytest.approx(core['path_m'], rel=0.1)
 
 
 @pytest.mark.parametrize('more', [['--policy', 'safe'], ['--filter', 'off']])
