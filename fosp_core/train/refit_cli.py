@@ -52,12 +52,23 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     own = load_dataset(args.episodes, bundle.contract)
     offline = load_dataset(args.offline, bundle.contract) if args.offline else []
-    with tqdm(total=args.steps, unit='step', desc=f'refit {bundle.version}', file=sys.stderr) as bar:
-        try:
-            new = refit(bundle, own, offline, args.out, args.steps, args.seed, args.holdout, args.alpha,
-                        args.confidence, args.version, lambda step, metrics: bar.update(step - bar.n))
-        except DataError as error:
-            raise DataError(f'{", ".join(args.episodes)}: {error}') from None
+    bar = None
+
+    def progress(step: int, metrics: dict) -> None:
+        nonlocal bar        # begins with the first step: what comes before it is no step
+        bar = bar or tqdm(total=args.steps, unit='step', desc=f'refit {bundle.version}', file=sys.stderr)
+        bar.update()
+
+    print(f'{len(own)} episodes of the policy, {len(offline)} offline: states under the world model first',
+          file=sys.stderr)
+    try:
+        new = refit(bundle, own, offline, args.out, args.steps, args.seed, args.holdout, args.alpha, args.confidence,
+                    args.version, progress)
+    except DataError as error:
+        raise DataError(f'{", ".join(args.episodes)}: {error}') from None
+    finally:
+        if bar:
+            bar.close()
     if args.json:
         write_json(args.json, {'parent': bundle.version, 'bundle': str(new.path), 'version': new.version,
                                'sha256': new.sha256, 'metrics': new.manifest['metrics'],
