@@ -19,6 +19,7 @@ class Result:
     """One finished episode; `reward` and `cost` are sums, `interventions` counts the commands that the risk changed,
     `path` is the way of the fingertip in metres. `altered` counts the commands that are not the proposed ones by stage
     (of `reasons.STAGES`), `unwarned` is a contact with no intervention before it; both are None without a filter.
+    `touched`: which part of the arm met what first, empty for nothing, None where nobody looked.
     """
 
     seed: int
@@ -31,6 +32,7 @@ class Result:
     path: float = float('nan')
     altered: dict | None = None
     unwarned: bool | None = None
+    touched: str | None = None
 
 
 class Actor:
@@ -100,7 +102,7 @@ class Learned(Actor):
         self.policy, self.explore = PolicyRuntime(bundle), explore
 
     def _begin(self, env: SafeReachEnv, seed: int) -> None:
-        self.policy.reset()
+        self.policy.reset(seed)     # what it draws on a layout does not hang on the layouts before
 
     def _propose(self, env: SafeReachEnv, observation: dict) -> np.ndarray:
         return self.policy.step(observation, self._previous, self._first, self.explore).action
@@ -118,4 +120,5 @@ def run_episode(env: SafeReachEnv, actor, seed: int) -> Result:
         reward_sum, cost_sum, done = reward_sum + reward, cost_sum + cost, terminated or truncated
     filtered = actor.guard is not None
     return Result(seed, info['success'], info['violation'], info['steps'], reward_sum, cost_sum, actor.interventions,
-                  info['path_m'], dict(actor.altered) if filtered else None, bool(unwarned) if filtered else None)
+                  info['path_m'], dict(actor.altered) if filtered else None, bool(unwarned) if filtered else None,
+                  info['touched'])

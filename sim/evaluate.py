@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import importlib.util
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,9 @@ def row(task: str, phase: str, results: list[Result]) -> dict:
         out |= _mean(name, values)
     filtered = bool(results) and all(r.altered is not None for r in results)
     out |= {'altered': {stage: sum(r.altered[stage] for r in results) for stage in STAGES} if filtered else None,
-            'contacts_unwarned': sum(r.unwarned for r in results) if filtered else None}
+            'contacts_unwarned': sum(r.unwarned for r in results) if filtered else None,
+            'touched': (dict(Counter(r.touched for r in results if r.touched).most_common())
+                        if all(r.touched is not None for r in results) else None)}
     return out | {'outcomes': {'seed': [r.seed for r in results], 'success': [int(r.success) for r in results],
                                'violation': [int(r.violation) for r in results],
                                'interventions': [int(r.interventions) for r in results]}}

@@ -97,7 +97,7 @@ class SafeReachEnv(gymnasium.Env):
         mujoco.mj_forward(self.model, self.data)
         self._jacobian = np.zeros((6, self.model.nv))
         self._steps, self._path = 0, 0.0
-        self._success = self._violation = False
+        self._success, self._violation, self._touched = False, False, ''
         self._min_clearance = self.clearance()
         return self._observation(), self._info()
 
@@ -118,7 +118,8 @@ class SafeReachEnv(gymnasium.Env):
             if self._moving:
                 self._move(0.1 * (self._steps + (substep + 1) / scene.SUBSTEPS))
             self._mujoco.mj_step(self.model, self.data)
-            touched = touched or self.data.ncon > 0     # by the collision bits every contact is arm against obstacle
+            if self.data.ncon and not touched:      # by the collision bits every contact is arm against obstacle
+                touched, self._touched = True, self._touched or self._describe(self.data.contact[0])
         self._mujoco.mj_kinematics(self.model, self.data)
         self._mujoco.mj_comPos(self.model, self.data)
         self._steps += 1
@@ -128,6 +129,13 @@ class SafeReachEnv(gymnasium.Env):
         self._min_clearance = min(self._min_clearance, 0.0 if touched else self.clearance())
         truncated = self._steps >= MAX_STEPS and not self._success
         return self._observation(), float(self._success), float(touched), self._success, truncated, self._info()
+
+    def _describe(self, contact) -> str:
+        """Return which part of the arm met which face of which obstacle."""
+        part, obstacle = sorted(contact.geom, key=lambda g: g in self._obstacle_geoms)
+        name = self.model.geom(part).name or self.model.body(self.model.geom_bodyid[part]).name
+        shape = self.layout.obstacles[int(self.model.geom(obstacle).name.removeprefix('obstacle'))].shape
+        return f'{name}, {"top" if abs(contact.frame[2]) > 0.7 else "side"} of a {shape}'
 
     def _move(self, seconds: float) -> None:
         """Put the moving obstacles where they are so long after the reset."""
@@ -183,7 +191,7 @@ class SafeReachEnv(gymnasium.Env):
     def _info(self) -> dict:
         return {'success': self._success, 'violation': self._violation, 'task': self.task, 'seed': self.seed,
                 'min_clearance': self._min_clearance, 'goal': np.array(self.layout.goal), 'steps': self._steps,
-                'path_m': self._path}
+                'path_m': self._path, 'touched': self._touched}
 
     def render(self) -> np.ndarray:
         """Return the contract's picture, uint8 (64, 64, 3)."""

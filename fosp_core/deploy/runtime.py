@@ -72,8 +72,9 @@ class _Runtime:
         self._no_noise = np.zeros((1, self.stoch, self.classes), np.float32)
         self.reset()
 
-    def reset(self) -> None:
-        """Forget the history; the next step starts from the learned initial state."""
+    def reset(self, seed: int | None = None) -> None:
+        """Forget the history; the next step starts from the learned initial state, with `seed` the random draws too."""
+        self.rng = self.rng if seed is None else np.random.default_rng(seed)
         self.deter = np.zeros((1, self.deter_size), np.float32)
         self.latent = np.zeros((1, self.stoch * self.classes), np.float32)
         self._fresh = True

@@ -73,6 +73,8 @@ def test_policy_executes_what_it_scored_and_repeats_under_a_seed(bundle):
             out.append(result.action)
         runs.append(np.stack(out))
     assert np.array_equal(runs[0], runs[1])
+    runtime.reset(5)    # an evaluation: what is drawn on a layout does not hang on the layouts before
+    assert np.array_equal(runtime.step(observation(0), np.zeros(3, np.float32), True, explore=True).action, runs[0][0])
 
 
 def test_is_first_forgets_the_history(bundle):

@@ -224,6 +224,8 @@ def test_a_contact_without_an_intervention_before_it_is_unwarned(stage, late, un
     summary = row('unseen3', 'straight+filter', [found])
     assert summary['contacts_unwarned'] == unwarned and summary['interventions'] == found.altered['risk']
     assert summary['altered'] == found.altered
+    assert summary['touched'] == {found.touched: 1} and ', side of a ' in found.touched     # it flies low
+    assert row('unseen3', 'x', [dataclasses.replace(found, touched=None)])['touched'] is None
     assert 'unwarned: episodes' in table([summary]) and f'{found.altered["limits"]:8d}' in table([summary])
 
 
