@@ -161,7 +161,8 @@ def _arm() -> str:
     yaw = (math.cos(HAND_YAW / 2), 0, 0, math.sin(HAND_YAW / 2))
     hand = (f'<body name="hand" pos="0 0 {FLANGE}" quat="{_vector(yaw)}">'
             f'<inertial pos="0 0 0" mass=".7" diaginertia=".004 .004 .004"/>'
-            f'<geom name="hand" class="arm" type="box" pos="0 0 .033" size="{_vector(HAND_HALF)}" rgba=".88 .88 .90 1"/>'
+            f'<geom name="hand" class="arm" type="box" pos="0 0 .033" size="{_vector(HAND_HALF)}" '
+            f'rgba=".88 .88 .90 1"/>'
             f'<geom name="fingers" class="arm" type="box" pos="0 0 {TOOL - FINGER_UP:.9g}" '
             f'size="{_vector(FINGER_HALF)}" rgba=".30 .32 .38 1"/><site name="tip" pos="0 0 {TOOL}"/></body>')
     return opening + hand + closing
