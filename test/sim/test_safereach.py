@@ -147,7 +147,7 @@ def test_touching_costs_and_reaching_pays(env):
     one = env(render=False)
     one.reset(seed=0)
     obstacle = one.layout.obstacles[0]
-    set_joints(one, geometry.inverse((obstacle.x, obstacle.y, obstacle.height - 0.02))) 
+    set_joints(one, geometry.inverse((obstacle.x, obstacle.y, obstacle.height - 0.02)))
     _, _, cost, terminated, _, info = one.step(np.zeros(3))
     assert cost == 1.0 and info['violation'] and not terminated and info['min_clearance'] <= 0
     first = info['touched']
