@@ -94,7 +94,7 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
                          cfg.online_fraction)
     metrics = {}
     for i in range(steps):
-        metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng))
+        metrics = learner.update(replay.sample(cfg.online_batch, cfg.length, learner.rng))
         for key, value in metrics.items() if board is not None else ():
             board.add_scalar(key, value, bundle.manifest['steps'] + i + 1)
         if progress:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from fosp_core.config import Config
 from fosp_core.contract import Contract
+from fosp_core.data import replay
 from fosp_core.data.episode import Episode
 from fosp_core.data.store import save_episode
 from fosp_core.deploy.bundle import Bundle
@@ -158,6 +160,17 @@ def test_a_refusal_leaves_the_learner_as_it_was(bundle):
         align.pre_align(learner, episodes[:3], [], episodes[3:])
     assert all(torch.equal(v, before[k]) for k, v in learner.agent.state_dict().items())
     assert torch.equal(learner.generator.get_state(), random[0]) and learner.rng.bit_generator.state == random[1]
+
+
+def test_a_fine_tune_has_a_batch_of_its_own(bundle, tmp_path, monkeypatch):
+    seen = []
+    sample = replay.MixedReplay.sample
+    monkeypatch.setattr(replay.MixedReplay, 'sample', lambda self, batch, *more: seen.append(batch) or sample(
+        self, batch, *more))
+    online, offline = [walk(s) for s in range(3)], [walk(s) for s in range(10, 40)]
+    finetune.finetune(bundle, online, offline, tmp_path / 'out', 1, 0, overrides=['train.online_batch=5'])
+    assert seen == [5]
+    assert Config.load('small').train.online_batch == 64 > Config.load('small').train.batch
 
 
 def test_who_acted_is_in_the_card_and_on_the_board(bundle, tmp_path):
