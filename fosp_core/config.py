@@ -193,7 +193,7 @@ class TrainConfig:
     save_every: int = _number(500, '[1, 1000000000]')
     online_fraction: float = _number(0.5, '[0, 1]')  # of each batch of a fine-tune (ours)
     # windows of a fine-tune's gradient step (ours): 40 steps of 16 see too little of a scene with something new in it
-    online_batch: int = _number(64, _COUNT)
+    online_batch: int = _number(48, _COUNT)
     precision: str = 'float32'       # float32 | bfloat16 (products of the forward passes; weights stay float32)
     bf16_on_cpu: bool = False        # bfloat16 is hopelessly slow on most CPUs, and refused there
     compile: bool = False            # torch.compile of networks and recurrent steps

@@ -170,7 +170,7 @@ def test_a_fine_tune_has_a_batch_of_its_own(bundle, tmp_path, monkeypatch):
     online, offline = [walk(s) for s in range(3)], [walk(s) for s in range(10, 40)]
     finetune.finetune(bundle, online, offline, tmp_path / 'out', 1, 0, overrides=['train.online_batch=5'])
     assert seen == [5]
-    assert Config.load('small').train.online_batch == 64 > Config.load('small').train.batch
+    assert Config.load('small').train.online_batch == 48 > Config.load('small').train.batch
 
 
 def test_who_acted_is_in_the_card_and_on_the_board(bundle, tmp_path):
