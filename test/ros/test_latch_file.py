@@ -74,13 +74,13 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path, monkeypatch)
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """A disk that takes nothing until the event is set."""
-    free, write = threading.Event(), latch_file.atomic_write_bytes
+    """A disk that neither takes nor removes anything until the event is set."""
+    free, write = threading.Event(), latch_file._write
 
-    def wait(path, data):
+    def wait(*args):
         assert free.wait(10.0)
-        write(path, data)
-    monkeypatch.setattr(latch_file, 'atomic_write_bytes', wait)
+        write(*args)
+    monkeypatch.setattr(latch_file, '_write', wait)
     yield free
     free.set()
 
