@@ -31,7 +31,7 @@ OWN = 'own'     # fine-tuning method: that of the model
 
 _DATA = {'task': str, 'episodes': int, 'mix': str, 'seed': int}
 _WORLD = {'method': str, 'preset': str, 'data': list, 'set': list, 'holdout': float}
-_MODEL = {**_WORLD, 'bundle': str, 'seeds': list, 'world_model': str, 'tune': list}
+_MODEL = {**_WORLD, 'bundle': str, 'seeds': list, 'world_model': str, 'tune': list, 'filter': list}
 _ADAPT = {'models': list, 'tasks': list, 'methods': list, 'episodes': int, 'steps': int, 'seed': int, 'offline': list,
           'set': list}
 _EVALUATE = {'tasks': list, 'episodes': int, 'seed': int, 'filter': list}
@@ -70,7 +70,6 @@ class Plan:
         self.evaluate = _checked(data['evaluate'], _EVALUATE, f'{where}: evaluate', ('tasks', 'episodes'))
         self.adapt = _checked(data['adapt'], _ADAPT, f'{where}: adapt', ('tasks', 'methods')) \
             if 'adapt' in data else None
-        self.filters = [{True: 'on', False: 'off'}.get(f, f) for f in self.evaluate.get('filter', ['off', 'on'])]
         self._check(where)
 
     @classmethod
@@ -85,8 +84,9 @@ class Plan:
         for name in (*self.data, *self.worlds, *self.models, *self.evaluate['tasks'],
                      *(self.adapt['tasks'] if self.adapt else ())):
             check_word(f'{where}: name', name)      # they become parts of paths
-        for bad in set(self.filters) - {'on', 'off'}:
-            raise FospError(f'{where}: evaluate.filter has {bad!r}, expected on or off')
+        for key, section in (('evaluate', self.evaluate), *((f'models.{k}', m) for k, m in self.models.items())):
+            for bad in (f for f in _switches(section) if f not in ('on', 'off')):
+                raise FospError(f'{where}: {key}.filter has {bad!r}, expected on or off')
         for name, model in self.models.items():
             if ('bundle' in model) == ('data' in model):
                 raise FospError(f'{where}: models.{name}: expected either bundle or data')
@@ -176,7 +176,7 @@ class Plan:
     def _evaluations(self, out: Path, label: str, bundle: Path, tasks: list, needs: tuple, about: dict) -> list[Job]:
         jobs = []
         for task in tasks:
-            for switch in self.filters:
+            for switch in _switches(self.models[about['model']]) or _switches(self.evaluate) or ('off', 'on'):
                 makes = out / 'evaluations' / label / f'{task}-{switch}.json'
                 argv = ['evaluate', '--model', bundle, '--task', task, '--episodes', self.evaluate['episodes'],
                         '--seed', self.evaluate.get('seed', 0), '--filter', switch, '--no-corners', '--json', makes]
@@ -190,6 +190,11 @@ def found(path: str) -> Path:
     from fosp_core.paths import share_dir
     shipped = share_dir() / path
     return shipped if path and not Path(path).exists() and shipped.exists() else Path(path)
+
+
+def _switches(section: dict) -> list[str]:
+    """Return a section's `filter`, whose on and off YAML may have taken for truth values."""
+    return [{True: 'on', False: 'off'}.get(f, f) if isinstance(f, bool) else f for f in section.get('filter', [])]
 
 
 def _sets(section: dict) -> list[str]:

@@ -76,6 +76,7 @@ def test_one_world_model_of_a_seed_for_all_methods(tmp_path):
     (changed(adapt={'tasks': ['unseen9'], 'methods': ['fosp']}), "'unseen9' is not among evaluate.tasks"),
     (changed(adapt={'tasks': ['unseen1'], 'methods': ['fosp'], 'offline': ['x']}), "offline: 'x' is not among mix"),
     (changed(evaluate={'tasks': ['standard'], 'episodes': 3, 'filter': ['perhaps']}), "evaluate.filter has 'perhaps'"),
+    (changed(models={'a': {'bundle': 'models/a', 'filter': [['off']]}}), r"models.a.filter has \['off'\]"),
 ])
 def test_a_bad_plan_names_the_key(plan, words):
     with pytest.raises(FospError, match=words.replace('(', r'\(')):
@@ -94,7 +95,10 @@ def test_the_shipped_plans_are_plans(tmp_path, capsys):
 
 def test_a_filter_switch_without_quotes_is_meant_all_the_same():
     plan = yaml.safe_load(yaml.safe_dump(changed()).replace("'on'", 'on').replace("'off'", 'off'))
-    assert Plan(plan).filters == ['on', 'off']
+    plan['models']['b']['filter'] = [False]      # in the place of evaluate's
+    named = [j.name for j in Plan(plan).jobs(Path('out')) if j.name.startswith('evaluate')]
+    assert named[:2] == ['evaluate/a-s0/standard-on', 'evaluate/a-s0/standard-off']
+    assert [n for n in named if '/b/' in n] == ['evaluate/b/standard-off', 'evaluate/b/unseen1-off']
 
 
 @pytest.fixture
