@@ -71,7 +71,8 @@ setup(
         'realsense': ['pyrealsense2>=2.55,<3; platform_machine == "x86_64"'],
         # Not installed by `make venv`: what `make coverage` and `make mutation` need.
         'dev': ['coverage>=7.6,<8', 'mutmut>=3.8,<4'],
-        'test': ['pytest>=7.4', 'pytest-timeout>=2.2', 'hypothesis>=6.98', 'psutil>=5.9', 'ruff>=0.6'],
+        'test': ['pytest>=7.4', 'pytest-timeout>=2.2', 'pytest-xdist>=3.5,<4', 'hypothesis>=6.98', 'psutil>=5.9',
+                 'ruff>=0.6'],
     },
     zip_safe=True,
     entry_points={

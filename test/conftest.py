@@ -22,6 +22,11 @@ from fosp_core.paths import config_file
 
 sys.path.insert(0, str(Path(__file__).parent))      # pytest's importlib mode does not
 from ros_rig import isolated, kept_environment, pytest_runtest_protocol, rig, toy  # noqa: F401 - what ROS folders share
+from side_by_side import (  # noqa: F401
+    pytest_cmdline_main,
+    pytest_runtest_setup,
+    pytest_xdist_make_scheduler,
+)
 
 # A command that is run within this process must not make it, and all that it starts later, yield to everybody.
 os.nice = lambda increment: 0
