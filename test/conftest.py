@@ -21,7 +21,14 @@ from fosp_core.data.episode import Episode
 from fosp_core.paths import config_file
 
 sys.path.insert(0, str(Path(__file__).parent))      # pytest's importlib mode does not
-from ros_rig import isolated, kept_environment, pytest_runtest_protocol, rig, toy  # noqa: F401 - what ROS folders share
+from ros_rig import (  # noqa: F401 - what ROS folders share
+    isolated,
+    kept_environment,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+    rig,
+    toy,
+)
 from side_by_side import (  # noqa: F401
     pytest_cmdline_main,
     pytest_runtest_setup,

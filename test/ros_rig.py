@@ -17,6 +17,7 @@ import time
 import pytest
 
 FOLDERS = ('ros', 'faults')
+SECOND = 'second try'
 
 # Calibrated by decree, so that the safety filter takes it: its levels let everything pass. Heads that start at zero get
 # random weights: with equal critics the choice between the candidates would hang on the last bit, and the export's
@@ -146,14 +147,26 @@ def pytest_runtest_protocol(item, nextitem):
     if item.path.parent.name not in FOLDERS:     # this hook is called for every folder
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    why = ''
     for last in (False, True):
         reports = item.config.pluginmanager.getplugin('runner').runtestprotocol(item, nextitem=nextitem, log=False)
         failed = [r for r in reports if r.failed]
         if last or not failed:
             break
-        print(f'\nsecond try of {item.nodeid}: {str(failed[0].longrepr).splitlines()[-1][:200]}')
+        why = str(failed[0].longrepr).splitlines()[-1][:200]
         item._initrequest()
+    if why:
+        reports[0].user_properties.append((SECOND, why))    # it reaches the summary from a worker, too
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Name the tests that had a second try, and what the first one met."""
+    for reports in list(terminalreporter.stats.values()):
+        for report in reports:
+            for name, why in getattr(report, 'user_properties', ()):
+                if name == SECOND:
+                    terminalreporter.write_line(f'second try of {report.nodeid}: {why}')
