@@ -22,7 +22,7 @@ LIBRARIES = {'numpy': 'numpy', 'yaml': 'pyyaml', 'rosbags': 'rosbags', 'mcap': '
              'tqdm': 'tqdm', 'torch': 'torch', 'onnx': 'onnx', 'onnxscript': 'onnxscript', 'scipy': 'scipy',
              'tensorboard': 'tensorboard', 'h5py': 'h5py', 'pyarrow': 'pyarrow', 'pyrealsense2': 'pyrealsense2',
              'mujoco': 'mujoco', 'gymnasium': 'gymnasium', 'PIL': 'pillow', 'pytest': 'pytest',
-             'hypothesis': 'hypothesis', 'psutil': 'psutil', 'setuptools': 'setuptools'}
+             'hypothesis': 'hypothesis', 'psutil': 'psutil', 'xdist': 'pytest-xdist', 'setuptools': 'setuptools'}
 ROS = {'rclpy', 'sensor_msgs', 'geometry_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'lifecycle_msgs',
        'rcl_interfaces', 'builtin_interfaces', 'rosgraph_msgs', 'trajectory_msgs', 'launch', 'launch_ros'}
 TEST_ONLY = {'domain_coordinator', 'launch_pytest', 'launch_testing'}
