@@ -81,6 +81,7 @@ class LearnerNode(ManagedNode):
         self._acted: dict[int, str] = {}     # which policy proposed, by stamp, until its record is published
         self.surprise = float('nan')
         self._stamp: int | None = None
+        self._ended = False     # the episode has ended and no other has begun
         self._refused_seen = 0
 
         # The label before the poses before the pictures: an executor serves them in the order of their creation.
@@ -111,7 +112,7 @@ class LearnerNode(ManagedNode):
         self.observer.clear()
         self.recorder.interrupt()
         self.slot.runtime.reset()
-        self._stamp = None
+        self._stamp, self._ended = None, False
 
     def stop(self) -> None:
         """Propose nothing more; the filter notices the silence."""
@@ -180,8 +181,12 @@ class LearnerNode(ManagedNode):
         executed = self.recorder.executed(observation.arrived)
         previous = executed[1] if executed else self.contract.action.normalise(np.zeros(self.contract.action.size))
         paused = self._stamp is None or not 0 < observation.stamp - self._stamp < self.p.stale_after_s * 1e9
-        is_first = observation.label.is_first or paused
+        label = observation.label
+        is_first = label.is_first or paused
         self._stamp = observation.stamp
+        # An operator who ends an episode expects the arm to stand until the next one begins; of a simulation it is the
+        # very next tick, whose first command the limits would otherwise mix with the last one of the episode before.
+        self._ended = label.is_last or self._ended and self.p.labels == observing.EVENT and not label.is_first
         if is_first:
             previous = self.contract.action.normalise(np.zeros(self.contract.action.size))
         try:
@@ -195,8 +200,9 @@ class LearnerNode(ManagedNode):
             self._publish_record(record)
 
     def _propose(self, observation: Observation, output) -> None:
-        message = replay_messages.fill(self.contract, ACTION, message_class(self.contract.action.type)(),
-                                       observation.stamp, output.action)
+        action = self.contract.action
+        wanted = action.normalise(np.zeros(action.size)) if self._ended else output.action
+        message = replay_messages.fill(self.contract, ACTION, message_class(action.type)(), observation.stamp, wanted)
         self.command_in.publish(message)
         self.latency.add(1e3 * (time.monotonic() - observation.arrived))
         self.rate.tick()

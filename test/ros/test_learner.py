@@ -74,11 +74,13 @@ class Robot(Node):
 
 
 @pytest.fixture
-def pair(rig, toy):
+def pair(rig, toy, request):
+    """A robot and a learner; `request.param`: its parameter `labels`."""
     contract = Contract.load(config_file('contract_safereach.yaml'))
     robot = rig.add(Robot(contract))
     learner = LearnerNode(namespace='fosp', parameter_overrides=[
-        Parameter('model', value=str(toy)), Parameter('pairing_wait_s', value=0.1)])
+        Parameter('model', value=str(toy)), Parameter('pairing_wait_s', value=0.1),
+        Parameter('labels', value=getattr(request, 'param', 'stamped'))])
     rig.add(learner)
     assert learner.bring_up(), learner.failure
     rig.wait_for(lambda: robot.image.get_subscription_count() and robot.count_subscribers('replay/label') >= 0
@@ -118,6 +120,19 @@ def test_an_episode_is_proposed_recorded_and_joined_with_the_executed_command(pa
     rng = np.random.default_rng(int(first.stamp[3]))
     assert np.allclose(first.vectors['ee_pose'][3], rng.random(3)), 'pose of another tick'
     assert np.array_equal(first.images['image'][3], rng.integers(0, 255, (64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize('pair', ['stamped', 'event'], indirect=True)
+def test_from_the_end_of_an_episode_on_the_arm_is_told_to_stand(pair):
+    rig, robot, learner = pair
+    start, moving = 10**18, [True, True, True, False]
+    # Beyond the end there is no simulation; an operator's arm waits, button released, for the next beginning.
+    for k, flags in enumerate([(1, 0), (0, 0), (0, 0), (0, 1)] + [(0, 0)] * 3 * (learner.p.labels == 'event')):
+        robot.show(start + k * PERIOD, *map(bool, flags))
+        rig.wait_for(lambda s=start + k * PERIOD: s in robot.proposed, 2.0, f'command_in for tick {k}')
+    assert [robot.proposed[s] != 0.0 for s in sorted(robot.proposed)] == moving + [False] * (len(robot.proposed) - 4)
+    run_episode(rig, robot, start + 10**10, 3)
+    assert [robot.proposed[s] != 0.0 for s in sorted(robot.proposed)[-3:]] == [True, True, False]
 
 
 def test_a_lost_picture_becomes_a_gap_that_the_joiner_counts(pair):
