@@ -33,3 +33,7 @@ class RenderError(FospError):
 
 class TrainingError(FospError):
     """Training cannot start or go on; the last good checkpoint is intact."""
+
+
+class AlignmentError(TrainingError):
+    """Value pre-alignment made the critics rank worse than its limits allow: there is no new model."""

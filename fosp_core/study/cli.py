@@ -44,14 +44,14 @@ def chosen(jobs: list, text: str | None) -> list:
     return [j for j in jobs if j.name in wanted]
 
 
-def result(plan, jobs: list, outcome=None) -> dict:
-    """Return the study as it stands."""
+def result(plan, jobs: list, outcome, done: int, to_do: int = 0) -> dict:
+    """Return the study as it stands: all rows that are there, whatever this run was asked for."""
     from fosp_core.study import table
     rows = table.evaluations(jobs)
     compared = table.comparisons(rows) + (table.methods_compared(rows, plan.adapt['methods'][0]) if plan.adapt else [])
     return {'title': plan.title, 'rows': rows, 'rollouts': table.rollouts(jobs), 'fine_tunes': table.tunes(jobs),
-            'comparisons': compared, 'jobs': len(jobs), 'done': len(outcome.done) if outcome else None,
-            'failed': outcome.failed if outcome else {}, 'waiting': outcome.waiting if outcome else []}
+            'comparisons': compared, 'jobs': len(jobs), 'done': done, 'open': to_do,
+            'failed': outcome.failed, 'refused': outcome.refused, 'waiting': outcome.waiting}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,19 +68,21 @@ def run(args: argparse.Namespace) -> int:
     path = plan_file(args.plan)
     plan = Plan.load(path)
     out = args.out or Path('out') / path.stem
-    jobs = chosen(plan.jobs(out), args.only)
+    every = plan.jobs(out)
+    jobs = chosen(every, args.only)
     records = Records(out)
     if args.list:
         for job in jobs:
             print(f'{"done" if records.done(job) else "to do":5s}  fosp {" ".join(job.argv)}')
         return 0
+    others = {job.name for job in every if job not in jobs and not records.done(job) and not records.refused(job)}
     here = sum(records.done(job) for job in jobs)
     with tqdm(total=len(jobs), initial=here, unit='job', desc='study', file=sys.stderr) as bar:
         def finished(job, reason: str) -> None:
             bar.update(not reason)
             bar.write(f'{job.name}: {reason or "done"}', file=sys.stderr)
         outcome = run_jobs(jobs, out, args.jobs, finished, args.threads)
-    found = result(plan, jobs, outcome)
+    found = result(plan, every, outcome, sum(records.done(job) for job in every), len(others))
     write_json(out / 'study.json', found)
     atomic_write_bytes(out / 'study.html', page.page(found).encode())
     if args.json:
@@ -88,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json != '-':
         print(page.text(found))
         print(f'{out / "study.html"}')
+    for name, reason in outcome.refused.items():
+        print(f'refused, without a model to measure: {name}: {reason}', file=sys.stderr)
     for name, reason in outcome.failed.items():
         print(f'failed: {name}: {reason}; {records.log / name}.txt', file=sys.stderr)
     if outcome.waiting:

@@ -18,7 +18,10 @@ def _name(side: dict) -> str:
 
 
 def _n(compared: dict) -> str:
-    return f'{compared["n"]} layouts' + (f' x {compared["seeds"]} seeds' if compared['seeds'] > 1 else '')
+    seeds, tasks = compared['seeds'], compared['tasks']
+    missing = seeds * tasks - compared['cells']
+    return (f'{compared["n"]} layouts' + (f' x {seeds} seeds' if seeds > 1 else '')
+            + (f', {missing} of {seeds * tasks} cells missing' if missing else ''))
 
 
 def text(found: dict) -> str:
@@ -79,6 +82,8 @@ def page(found: dict) -> str:
     if found['failed'] or found['waiting']:
         parts.append(f'<p class="bad">Not complete: {len(found["failed"])} jobs failed, {len(found["waiting"])} were '
                      f'not tried. What follows is the rest.</p>')
+    elif found['open']:
+        parts.append(f'<p class="bad">Not complete: {found["open"]} of {found["jobs"]} jobs are still to be done.</p>')
     parts.append('<p>SR: share of episodes that reach the goal. CV: share with any contact. Brackets and crosses: 95 % '
                  'Wilson intervals. All rows of one task and seed are of the same layouts.</p>')
     if rows:
@@ -99,9 +104,10 @@ def page(found: dict) -> str:
                                          for r in found['rollouts']])]
     if found['fine_tunes']:
         parts += ['<h2>What the gates said</h2><p>On a robot a refused model never reaches the arm; the study '
-                  'measures it all the same.</p>', _plain([{k: t[k] for k in ('task', 'model', 'seed', 'method')}
-                                               | {'gates': f'refused: {t["refused"]}' if t['refused'] else 'passed'}
-                                               for t in found['fine_tunes']])]
+                  'measures it all the same, unless pre-alignment refused before there was one.</p>', _plain([
+                      {k: t[k] for k in ('task', 'model', 'seed', 'method')}
+                      | {'gates': f'refused: {t["refused"]}' if t['refused'] else 'passed'}
+                      for t in found['fine_tunes']])]
     commands = ''.join(f'<dt>{html.escape(_label(r))}</dt><dd><code>{html.escape(r["command"])}</code></dd>'
                        for r in rows)
     parts.append('<h2>Commands</h2><details><summary>Every row again</summary>'

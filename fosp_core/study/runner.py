@@ -24,10 +24,14 @@ from fosp_core.study.plan import Job
 
 @dataclasses.dataclass
 class Outcome:
-    """How a study stands: names of the jobs done, failed (with the reason), and not tried for want of another."""
+    """How a study stands: names of the jobs done, failed (with the reason), and not tried for want of another.
+
+    `refused`: fine-tunes that ended in a refusal and left no model, with the reason: a result, that would come again.
+    """
 
     done: list[str] = dataclasses.field(default_factory=list)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)
     waiting: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -63,6 +67,15 @@ class Records:
                 raise FospError(f'{job.makes}: was made with model {made[:12]}, {path} is now {sha256[:12]}; choose '
                                 'another --out, or remove it')
         return True
+
+    def refused(self, job: Job) -> str:
+        """Return why the job's command refused to make a model; empty when it did not, or was another command."""
+        try:
+            summary, record = (json.loads(Path(p).read_text()) for p in (job.about['json'], self.path(job)))
+        except (KeyError, OSError, ValueError):
+            return ''
+        here = isinstance(summary, dict) and not job.makes.exists() and record.get('argv') == list(job.argv)
+        return str(summary.get('refused') or '') if here else ''
 
     def bundles(self, job: Job, anew: bool = False) -> dict[str, str]:
         """Return the sha256 of the bundles that a job reads and that are there; `anew`: looked at again, and compared.
@@ -104,11 +117,14 @@ def run_jobs(jobs: Sequence[Job], out: Path, parallel: int = 1, finished: Callab
     for job in jobs:
         if records.done(job):
             outcome.done.append(job.name)
+        elif reason := records.refused(job):
+            outcome.refused[job.name] = reason
         else:
             todo.append(job)
     done, running = set(outcome.done), {}
     try:
         while todo or running:
+            todo = [j for j in todo if outcome.refused.keys().isdisjoint(j.needs)]      # there is nothing to measure
             for job in [j for j in todo if done.issuperset(j.needs)][:max(0, parallel - len(running))]:
                 todo.remove(job)
                 bundles = records.bundles(job, anew=True)
@@ -122,7 +138,10 @@ def run_jobs(jobs: Sequence[Job], out: Path, parallel: int = 1, finished: Callab
                 del running[name]
                 reason = _judge(job, process.returncode, records)
                 records.write(job, process.returncode, time.monotonic() - began, bundles)
-                if reason:
+                if refused := reason and records.refused(job):
+                    outcome.refused[name] = refused
+                    reason = f'refused: {refused}'
+                elif reason:
                     outcome.failed[name] = reason
                 else:
                     done.add(name)
@@ -151,6 +170,8 @@ def _stated(job: Job) -> dict[str, str]:
 def _start(job: Job, records: Records, threads: int) -> tuple[subprocess.Popen, float]:
     log = records.log / f'{job.name}.txt'
     log.parent.mkdir(parents=True, exist_ok=True)
+    if 'json' in job.about:
+        Path(job.about['json']).unlink(missing_ok=True)     # of another command: this one may end without a word
     env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads), 'OMP_WAIT_POLICY': 'PASSIVE'}
     with log.open('w') as file:
         return subprocess.Popen([sys.executable, '-m', 'fosp_core.cli', *job.argv], stdin=subprocess.DEVNULL,

@@ -73,8 +73,9 @@ def versus(pairs: Sequence[tuple[dict, dict]]) -> dict:
     Returns
     -------
     dict
-        `n` layouts, training `seeds` that ran on them, `difference` of the mean score with `ci` (95 % bootstrap),
-        `verdict` (better, worse, no winner, too few), and McNemar's exact test of successes `sr` and violations `cv`;
+        `n` layouts, training `seeds` that ran on them, `tasks`, `cells` (pairs of task and seed that both have),
+        `difference` of the mean score with `ci` (95 % bootstrap), `verdict` (better, worse, no winner, too few), and
+        McNemar's exact test of successes `sr` and violations `cv`;
         its `p_value` is None for several seeds, whose outcomes on one layout are not independent.
 
     Raises
@@ -94,8 +95,9 @@ def versus(pairs: Sequence[tuple[dict, dict]]) -> dict:
         return found if len(gaps) == 1 else {**found, 'p_value': None}
     verdict = 'better' if low > 0 else 'worse' if high < 0 else 'no winner'
     verdict = verdict if len(tasks) >= FEWEST else 'too few'
-    return {'n': len(tasks), 'seeds': len(gaps), 'difference': float(np.nanmean(gaps)), 'ci': [low, high],
-            'verdict': verdict, 'sr': both('success'), 'cv': both('violation')}
+    return {'n': len(tasks), 'seeds': len(gaps), 'tasks': len(set(tasks)), 'cells': len(pairs),
+            'difference': float(np.nanmean(gaps)), 'ci': [low, high], 'verdict': verdict, 'sr': both('success'),
+            'cv': both('violation')}
 
 
 def _gaps(pairs: Sequence[tuple[dict, dict]]) -> tuple[np.ndarray, np.ndarray]:

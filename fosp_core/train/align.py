@@ -17,7 +17,7 @@ from fosp_core.agent.alignment import alignment_loss, discounted_to_go, rank_cor
 from fosp_core.agent.networks import ema_update
 from fosp_core.data.episode import Episode
 from fosp_core.data.replay import Replay
-from fosp_core.errors import TrainingError
+from fosp_core.errors import AlignmentError, TrainingError
 from fosp_core.train.features import FeatureReplay
 from fosp_core.train.learner import Learner
 
@@ -119,11 +119,11 @@ def _judge(report: dict, cfg) -> None:
             continue
         known = True
         if after < cfg.min_rho:
-            raise TrainingError(f'{where}; Q^{side[0]} is below alignment.min_rho {cfg.min_rho:g}')
+            raise AlignmentError(f'{where}; Q^{side[0]} is below alignment.min_rho {cfg.min_rho:g}')
         if before - after > cfg.max_drop:
-            raise TrainingError(f'{where}; Q^{side[0]} fell by more than alignment.max_drop {cfg.max_drop:g}')
+            raise AlignmentError(f'{where}; Q^{side[0]} fell by more than alignment.max_drop {cfg.max_drop:g}')
     if not known:
-        raise TrainingError(f'{where}; neither reward nor cost varies in these episodes, nothing can be ranked')
+        raise AlignmentError(f'{where}; neither reward nor cost varies in these episodes, nothing can be ranked')
 
 
 def _text(rho: float | None) -> str:

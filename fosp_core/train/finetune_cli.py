@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fosp_core.errors import FospError, RefusedError, TrainingError
+from fosp_core.errors import AlignmentError, FospError, RefusedError, TrainingError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fine-tune; exit code 1 when a gate refuses the model."""
+    """Fine-tune; exit code 1 when a gate refuses the model, or pre-alignment its critics."""
     from fosp_core.train import options
     options.wait_asleep()
     from tqdm import tqdm
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             new = finetune(bundle, online, offline, args.out, args.steps, args.seed, args.version,
                            progress=lambda step, metrics: bar.update(step - bar.n), method=args.method,
                            overrides=args.overrides)
-        except RefusedError as error:
+        except (RefusedError, AlignmentError) as error:
             refused = str(error)
     if refused:
         kept = refused_folder(args.out)
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, summary)
     if refused:
-        print(f'refused: {refused}' + ('' if usable else f'; kept in {refused_folder(args.out)}'), file=sys.stderr)
+        print(f'refused: {refused}' + ('' if usable or not refused_folder(args.out).exists() else
+                                      f'; kept in {refused_folder(args.out)}'), file=sys.stderr)
     if usable and args.json != '-':
         print(f'bundle {new.path}')
     return 0 if usable else 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fosp_core.cli import main
 from fosp_core.config import Config
 from fosp_core.contract import Contract
 from fosp_core.data import replay
@@ -113,6 +114,17 @@ def test_alignment_that_does_not_rank_is_refused_with_its_figures(worker):
     assert [e['event'] for e in events] == ['start']
     assert error.startswith('error: value pre-alignment refused: rho of Q^r 0.000 before and ')
     assert 'held-out pairs; Q^r is below alignment.min_rho 0.99' in error and error.count('\n') == 1
+
+
+def test_by_hand_a_refusal_of_the_alignment_is_a_result_with_its_figures(bundle, folders, tmp_path, capsys):
+    out, told = tmp_path / 'new', tmp_path / 'told.json'
+    assert main(['finetune', str(bundle.path), str(folders[0]), '--offline', str(folders[1]), '--steps', '1', '--out',
+                 str(out), '--ungated', '--json', str(told), '--set', 'alignment.steps=2', '--set',
+                 'alignment.min_rho=0.99']) == 1
+    summary, error = json.loads(told.read_text()), capsys.readouterr().err
+    assert 'Q^r is below alignment.min_rho 0.99' in summary['refused'] and 'bundle' not in summary
+    assert 'refused: value pre-alignment refused' in error and 'kept in' not in error
+    assert list(tmp_path.iterdir()) == [told]
 
 
 def test_a_tuned_model_keeps_the_promise_of_its_parent_or_its_level(bundle, make_episodes):

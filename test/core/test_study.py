@@ -103,11 +103,13 @@ def test_a_filter_switch_without_quotes_is_meant_all_the_same():
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """Jobs that append their name to a file and make theirs; `fail` as third word: exit code 2."""
+    """Jobs that append their name to a file and make theirs; `fail`, `refuse` as third word: exit code 1."""
     (tmp_path / 'fake_cli.py').write_text(
         'import sys\nfrom pathlib import Path\nname, makes, *how = sys.argv[1:]\n'
         'with open(Path(__file__).with_name("calls"), "a") as f:\n    f.write(name + "\\n")\n'
         'if how == ["fail"]:\n    sys.exit("error: no such luck")\n'
+        'if how == ["refuse"]:\n    Path(makes + ".json").write_text(\'{"refused": "it ranks nothing"}\')\n'
+        '    sys.exit(1)\n'
         'Path(makes).parent.mkdir(parents=True, exist_ok=True)\n'
         'Path(makes).write_text("{}")\n')
     real = runner.subprocess.Popen
@@ -133,6 +135,35 @@ def test_what_is_there_is_not_made_again(tmp_path, commands):
     outcome = runner.run_jobs(jobs, tmp_path / 'out')
     assert not outcome.failed and not outcome.waiting and sorted(outcome.done) == ['four', 'three', 'two', 'x/one']
     assert sorted(calls()) == ['four', 'three', 'two', 'two', 'x/one']
+
+
+def test_a_refusal_is_a_result_and_leaves_nothing_to_measure(tmp_path, commands):
+    job, calls = commands
+    one = dataclasses.replace(job('one', 'refuse'), about={'json': tmp_path / 'out' / 'one.json'})
+    jobs = [one, job('two', needs=('one',)), job('three', needs=('two',)), job('four')]
+    for _ in range(2):      # and not again
+        outcome = runner.run_jobs(jobs, tmp_path / 'out')
+        assert outcome.refused == {'one': 'it ranks nothing'} and not outcome.failed
+        assert outcome.done == ['four'] and sorted(calls()) == ['four', 'one']
+    jobs[0] = dataclasses.replace(one, argv=(*one.argv[:2], 'fail'))
+    outcome = runner.run_jobs(jobs, tmp_path / 'out')
+    assert outcome.failed and not outcome.refused, 'the refusal was of another command'
+
+
+def test_a_run_of_some_jobs_shows_all_rows_that_are_there(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'plan.yaml').write_text(yaml.safe_dump(PLAN))
+    monkeypatch.setattr(runner, 'run_jobs', lambda jobs, out, *more: runner.Outcome([j.name for j in jobs]))
+    for job in Plan(PLAN).jobs(tmp_path / 'out'):
+        if job.name in ('evaluate/a-s0/standard-on', 'evaluate/b/standard-on'):
+            job.makes.parent.mkdir(parents=True)
+            result = row('a', 'x', 'on', [1] * 3, [0] * 3, 'standard')
+            job.makes.write_text(json.dumps({'rows': [{k: v for k, v in result.items() if k != 'model'}]}))
+    assert main(['study', str(tmp_path / 'plan.yaml'), '--out', str(tmp_path / 'out'), '--only', 'evaluate/b/']) == 0
+    found = json.loads((tmp_path / 'out' / 'study.json').read_text())
+    assert [r['model'] for r in found['rows']] == ['a', 'b'] and (found['jobs'], found['done']) == (29, 2)
+    assert found['open'] == 29 - 4 - 1
+    assert 'Not complete: 24 of 29 jobs' in (tmp_path / 'out' / 'study.html').read_text()
+    capsys.readouterr()
 
 
 def test_a_result_of_another_command_is_not_taken_for_this_one(tmp_path, commands):
@@ -280,6 +311,7 @@ def test_a_seed_that_lacks_a_task_counts_where_it_ran():
                      for stage, n in (('before', 10), ('fosp', reached)))
     found = table.versus([pair('unseen1', 0, 20), pair('unseen2', 0, 20), pair('unseen1', 1, 14)])
     assert (found['n'], found['seeds']) == (60, 2) and found['difference'] == pytest.approx(24 / 90)
+    assert page._n(found) == '60 layouts x 2 seeds, 1 of 4 cells missing'
     assert found['ci'][0] < 24 / 90 < found['ci'][1]
 
 

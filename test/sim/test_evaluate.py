@@ -229,6 +229,26 @@ def test_a_contact_without_an_intervention_before_it_is_unwarned(stage, late, un
     assert 'unwarned: episodes' in table([summary]) and f'{found.altered["limits"]:8d}' in table([summary])
 
 
+def test_what_is_drawn_on_a_layout_does_not_hang_on_the_layouts_before(calibrated_toy):
+    from fosp_core.deploy.bundle import Bundle
+    from fosp_sim.actors import Learned
+
+    def sent(*seeds):
+        actor = Learned(Bundle.open(calibrated_toy), explore=True)
+        for seed in seeds:
+            observation, _ = env.reset(seed=seed)
+            actor.reset(env, seed)
+            actions = []
+            for _ in range(4):
+                actions.append(actor.action(env, observation))
+                observation, *_ = env.step(actions[-1])
+        return np.stack(actions)
+    with contextlib.closing(SafeReachEnv('standard')) as env:
+        alone = sent(FIRST_SEED)
+        assert np.array_equal(alone, sent(FIRST_SEED + 1, FIRST_SEED))
+        assert not np.array_equal(alone, sent(FIRST_SEED + 1))
+
+
 def test_the_guard_keeps_the_limits_and_tells_the_model_what_was_sent(calibrated_toy):
     """An action that leads out of the workspace box is cut; the learner must hear of the cut one."""
     from fosp_core.deploy.bundle import Bundle
