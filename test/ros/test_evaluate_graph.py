@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures('kept_environment')
 def test_core_and_graph_agree(capsys):
     """On layouts on which the filter steps in: a policy that is let alone agrees with anything.
 
-    What differs is real time alone, by which limits and alerts reckon: on 97 of 100 layouts of `--seed 21` the two had as
+    What differs is real time alone, by which limits and alerts reckon: on 97 of 100 layouts of `--seed 21` both had as
     many interventions. Another model or filter may need other layouts, see `other_layouts`.
     """
     task, seed, episodes = 'standard', 131, 4
