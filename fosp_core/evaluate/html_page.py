@@ -12,9 +12,9 @@ STYLE = """
 --sr:#6aa5f5;--cv:#f5965a;--mark:#b9a3f5;--touch:#f5965a33;--bad:#ff8a80;--good:#6fd6a0}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1120px;margin:0 auto;padding:28px 20px 60px}
+main{max-width:1240px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:1.7rem;line-height:1.2;margin:0 0 .3em}h2{font-size:1.15rem;margin:2.2em 0 .6em}
-h3{font-size:1rem;margin:0 0 .4em}p{margin:.5em 0;max-width:72ch}.dim{color:var(--dim)}
+h3{font-size:1rem;margin:0 0 .4em}p{margin:.5em 0;max-width:72ch;overflow-wrap:anywhere}.dim{color:var(--dim)}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}
 .tile,.card{background:var(--soft);border:1px solid var(--line);border-radius:8px;padding:12px 14px;min-width:0}
 .tile b{display:block;font-size:1.35rem;line-height:1.3}.tile span{color:var(--dim);font-size:.86rem}
@@ -22,8 +22,9 @@ h3{font-size:1rem;margin:0 0 .4em}p{margin:.5em 0;max-width:72ch}.dim{color:var(
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
 .grid>.card{margin:0}svg{display:block;width:100%;max-width:560px;height:auto;margin:0 auto}
 .scroll{overflow-x:auto;margin-bottom:16px}table{border-collapse:collapse;width:100%;font-size:.94rem}
-th,td{padding:7px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th,td{padding:7px 8px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}th{color:var(--dim);font-weight:600}
+td.words,th.words{text-align:left;white-space:normal}
 .dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;font-size:.94rem}
 .dl dt{color:var(--dim)}.dl dd{margin:0;overflow-wrap:anywhere}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);border:1px solid var(--line);border-radius:8px;
@@ -53,9 +54,13 @@ border-bottom:1px solid var(--line)}table.rates td{border:0;text-align:left;whit
 table.rates td::before{content:attr(data-name) " ";color:var(--dim)}}
 """
 
+WORDS = 30   # letters: a longer cell is a sentence, no number
+
+
 def cell(name: str, text: str) -> str:
-    """Return a table cell; `name` is its column, shown where a narrow screen stacks the cells."""
-    return f'<td data-name="{html.escape(name)}">{html.escape(text)}</td>'
+    """Return a table cell; `name` is its column, shown where a narrow screen stacks the cells. A long text breaks."""
+    words = ' class="words"' if len(text) > WORDS else ''
+    return f'<td{words} data-name="{html.escape(name)}">{html.escape(text)}</td>'
 
 
 def document(title: str, parts: Iterable[str]) -> str:

@@ -70,7 +70,7 @@ def against(evaluations: Sequence[dict]) -> str:
     if not compared:
         return ''
     names = ('task', 'policy', 'against', 'n', 'success', 'violations')
-    head = ''.join(f'<th scope="col">{n}</th>' for n in names)
+    head = ''.join(f'<th scope="col"{words}>{n}</th>' for n, words in zip(names, [''] * 4 + [' class="words"'] * 2))
     body = ''
     for c in compared:
         values = (c['task'], c['phase'], c['against'], str(c['n']), *(comparison.words(c, key) for key in ('sr', 'cv')))
