@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from fosp_core.evaluate import charts, reliability
     from fosp_core.evaluate.html_page import document
     from fosp_core.io import atomic_write_bytes, write_json
-    from fosp_core.safety.calibration import HORIZON, LEAD
+    from fosp_core.safety.calibration import HORIZON, LEAD, doubts
     from fosp_core.train.dataset import load_dataset
     plot = Path(args.plot) if args.plot else None
     if plot is not None and plot.suffix not in ('.svg', '.html'):
@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, result)
     if args.json != '-':
         print(_text(result, len(episodes), horizon))
+    for doubt in doubts(calibration['reachability'], judged['false_alarms']['rate'] or 0.0):
+        print(f'warning: {doubt}', file=sys.stderr)
     for gate in ('reachability', 'surprise'):
         if not calibration[gate]['guaranteed']:
             print(f'warning: too few episodes (n {calibration[gate]["n"]}) to guarantee the level of {gate} at alpha '

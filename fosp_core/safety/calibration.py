@@ -17,6 +17,7 @@ MOST = 10**9                # episodes of a calibration: what no float holds is 
 SURPRISE_SKIP = 2   # records after a reset whose surprise says nothing: the model has no history yet
 SURPRISE_TICKS = 2  # records in a row that must be surprising; the filter's gate counts the same way
 STOP_FACTOR = 2.0   # how far above the slow level the stop level lies at least
+FEW, MANY = 100, 0.1        # violating episodes below which, share of alarms beyond which a level is doubtful
 _ROUNDING = 1e-9    # keeps an exact product such as 0.1 * 50 on its own rank
 
 
@@ -43,6 +44,27 @@ def check_calibration(calibration: dict[str, Any], where: str) -> None:
         raise BundleError(f'{where}: key surprise.level_slow is above surprise.level_stop')
     if not isinstance(calibration.get('data_hash'), str) or not calibration['data_hash']:
         raise BundleError(f'{where}: not calibrated: key data_hash is missing')
+
+
+def doubts(reachability: dict[str, Any], alarms: float) -> list[str]:
+    """Say what speaks against a risk level that keeps its promise; empty when nothing does.
+
+    Parameters
+    ----------
+    reachability : dict
+        That part of `calibration.json`.
+    alarms : float
+        Share of the harmless held-out steps whose risk is beyond the level.
+
+    """
+    found = []
+    if reachability['n'] < FEW:
+        found.append(f'the risk level rests on {reachability["n"]} violating episodes: another {reachability["n"]} may '
+                     f'set quite another one; `fosp calibrate` with {FEW} or more')
+    if alarms > MANY:
+        found.append(f'the risk is beyond the level in {alarms:.0%} of the harmless steps: behind the filter the arm '
+                     'will often not arrive; `fosp refit` the estimate, or allow more misses by a larger alpha')
+    return found
 
 
 def _finite(value: Any) -> bool:

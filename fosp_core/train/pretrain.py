@@ -12,6 +12,7 @@ from fosp_core.config import Config
 from fosp_core.contract import Contract
 from fosp_core.errors import DataError, TrainingError
 from fosp_core.paths import config_file
+from fosp_core.safety.calibration import doubts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +120,9 @@ def _run(args: argparse.Namespace, device: str) -> int:
         return 0
     bundle = finish(learner, held, out, args, version, info, hashed, trained_on)
     say(f'bundle {bundle.path}')
+    alarms = bundle.manifest['metrics']['heldout_alarm_rate_safe_steps']
+    for doubt in doubts(bundle.calibration['reachability'], alarms):
+        print(f'warning: {doubt}', file=sys.stderr)
     if args.json:
         write_json(args.json, {'bundle': str(bundle.path), 'version': bundle.version, 'sha256': bundle.sha256,
                                'dataset': info, 'metrics': bundle.manifest['metrics']})

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     from fosp_core.deploy.bundle import Bundle, check_word
     from fosp_core.io import write_json
+    from fosp_core.safety.calibration import doubts
     from fosp_core.train.dataset import load_dataset
     from fosp_core.train.refit import refit
     options.use_threads(args.threads)
@@ -75,4 +76,6 @@ def run(args: argparse.Namespace) -> int:
                                'calibration': new.calibration})
     if args.json != '-':
         print(f'bundle {new.path}')
+    for doubt in doubts(new.calibration['reachability'], new.manifest['metrics']['heldout_alarm_rate_safe_steps']):
+        print(f'warning: {doubt}', file=sys.stderr)
     return 0

@@ -116,7 +116,9 @@ def test_a_new_bundle_with_its_parent_and_a_diagram(tmp_path, shipped, episodes,
     out, plot = tmp_path / 'new', tmp_path / 'r.svg'
     argv = ['calibrate', str(shipped.path), str(folder), '--alpha', '0.2', '--out', str(out), '--plot', str(plot)]
     assert cli.main([*argv, '--json', '-']) == 0
-    told = json.loads(capsys.readouterr().out)
+    told, warned = capsys.readouterr()
+    told = json.loads(told)
+    assert 'warning: the risk level rests on 12 violating episodes' in warned
     assert {p.name: p.read_bytes() for p in shipped.path.iterdir()} == before
     new = Bundle.open(out, calibrated=True)
     assert new.manifest['parent'] == shipped.version != new.version == told['version']

@@ -51,6 +51,7 @@ def test_pretrain_takes_a_foreign_bag(recording, tmp_path, capsys):
                  str(tmp_path / 'run'), '--threads', '1', '--holdout', '0.4', '--json', '-']) == 0
     said = capsys.readouterr()
     assert '40 episodes, 640 steps' in said.err and json.loads(said.out)
+    assert 'warning: the risk level rests on ' in said.err
 
 
 def test_the_trainer_s_worker_takes_one_with_the_contract_that_says_where(recording, tmp_path, capsys, make_episode,

@@ -115,6 +115,7 @@ def test_command(toy, own, tmp_path, capsys):
         save_episode(tmp_path / 'own' / f'{number:03d}.npz', episode)
     arguments = ['refit', str(toy.path), str(tmp_path / 'own'), '--out', str(tmp_path / 'new'), '--steps', '2']
     assert main([*arguments, '--version', 'v9', '--alpha', '0.3', '--json', str(tmp_path / 'out.json')]) == 0
+    assert 'warning: the risk level rests on ' in capsys.readouterr().err
     said = json.loads((tmp_path / 'out.json').read_text())
     new = Bundle.open(tmp_path / 'new')
     assert said['version'] == new.version == 'v9' and said['sha256'] == new.sha256

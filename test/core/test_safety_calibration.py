@@ -14,6 +14,7 @@ from fosp_core.safety.calibration import (
     check_calibration,
     conformal_floor,
     conformal_level,
+    doubts,
     persistent_surprise,
     tolerance_rank,
 )
@@ -139,3 +140,11 @@ def test_surprise_counts_what_persists():
     with pytest.raises(BundleError, match='level_stop'):
         check_calibration({'schema': 1, 'reachability': {'level': 0.3, 'alpha': 0.1, 'n': 20},
                            'surprise': {**result, 'level_stop': math.inf}, 'data_hash': 'x'}, 'here')
+
+
+@pytest.mark.parametrize(('n', 'alarms', 'words'), [
+    (99, 0.1, ['rests on 99 violating']), (100, 0.11, ['in 11% of the harmless']), (100, 0.1, []),
+    (25, 0.25, ['rests on 25 violating', 'in 25% of the harmless'])])
+def test_what_speaks_against_a_level_that_keeps_its_promise(n, alarms, words):
+    found = doubts({'n': n, 'level': 0.01}, alarms)
+    assert len(found) == len(words) and all(w in f for w, f in zip(words, found))
