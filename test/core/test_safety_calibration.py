@@ -143,10 +143,10 @@ def test_surprise_counts_what_persists():
 
 
 def test_what_speaks_against_a_level_that_keeps_its_promise():
-    few = ('the risk level rests on 99 violating episodes: another 99 may set quite another one; `fosp calibrate` with 100 '
-           'or more')
-    many = ('the risk is beyond the level in 11% of the harmless steps: behind the filter the arm will often not arrive; '
-            '`fosp refit` the estimate, or allow more misses by a larger alpha')
+    few = ('the risk level rests on 99 violating episodes: another 99 may set quite another one; `fosp calibrate` '
+           'with 100 or more')
+    many = ('the risk is beyond the level in 11% of the harmless steps: behind the filter the arm will often not '
+            'arrive; `fosp refit` the estimate, or allow more misses by a larger alpha')
     assert doubts({'n': 100}, 0.1) == []
     assert doubts({'n': 99}, 0.1) == [few]
     assert doubts({'n': 100}, 0.11) == [many]
