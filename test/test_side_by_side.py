@@ -34,7 +34,7 @@ def test_a_worker_begins_no_workers(monkeypatch):
     assert workers(monkeypatch, 'test', inside='gw1') is None
 
 
-def test_all_that_runs_nodes_is_one_work_of_one_worker(request):
+def test_all_that_runs_nodes_is_one_work_of_one_worker():
     pytest.importorskip('xdist', reason='pytest-xdist is not installed: one process runs all')
     scheduler = pytest_xdist_make_scheduler(types.SimpleNamespace(getvalue=lambda name: ['2*popen']), None)
     names = ['test/ros/test_a.py::test_x[a]', 'test/faults/test_b.py::test_y', 'test/core/test_c.py::test_z',

@@ -44,7 +44,7 @@ def chosen(jobs: list, text: str | None) -> list:
     return [j for j in jobs if j.name in wanted]
 
 
-def result(plan, jobs: list, outcome, done: int, to_do: int = 0) -> dict:
+def result(plan, jobs: list, outcome, done: int, to_do: int) -> dict:
     """Return the study as it stands: all rows that are there, whatever this run was asked for."""
     from fosp_core.study import table
     rows = table.evaluations(jobs)
@@ -75,14 +75,14 @@ def run(args: argparse.Namespace) -> int:
         for job in jobs:
             print(f'{"done" if records.done(job) else "to do":5s}  fosp {" ".join(job.argv)}')
         return 0
-    others = {job.name for job in every if job not in jobs and not records.done(job) and not records.refused(job)}
+    to_do = sum(not records.done(job) and not records.refused(job) for job in every if job not in jobs)
     here = sum(records.done(job) for job in jobs)
     with tqdm(total=len(jobs), initial=here, unit='job', desc='study', file=sys.stderr) as bar:
         def finished(job, reason: str) -> None:
             bar.update(not reason)
             bar.write(f'{job.name}: {reason or "done"}', file=sys.stderr)
         outcome = run_jobs(jobs, out, args.jobs, finished, args.threads)
-    found = result(plan, every, outcome, sum(records.done(job) for job in every), len(others))
+    found = result(plan, every, outcome, sum(records.done(job) for job in every), to_do)
     write_json(out / 'study.json', found)
     atomic_write_bytes(out / 'study.html', page.page(found).encode())
     if args.json:

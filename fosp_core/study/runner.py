@@ -124,7 +124,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, parallel: int = 1, finished: Callab
     done, running = set(outcome.done), {}
     try:
         while todo or running:
-            todo = [j for j in todo if outcome.refused.keys().isdisjoint(j.needs)]      # there is nothing to measure
+            todo = _without(todo, set(outcome.refused))     # there is nothing to measure
             for job in [j for j in todo if done.issuperset(j.needs)][:max(0, parallel - len(running))]:
                 todo.remove(job)
                 bundles = records.bundles(job, anew=True)
@@ -156,6 +156,17 @@ def run_jobs(jobs: Sequence[Job], out: Path, parallel: int = 1, finished: Callab
             process.wait()
     outcome.waiting = [j.name for j in todo]
     return outcome
+
+
+def _without(jobs: list[Job], missing: set[str]) -> list[Job]:
+    """Return the jobs that need none of `missing`, nor one that does; each comes after what it needs."""
+    left = []
+    for job in jobs:
+        if missing.isdisjoint(job.needs):
+            left.append(job)
+        else:
+            missing = missing | {job.name}
+    return left
 
 
 def _stated(job: Job) -> dict[str, str]:

@@ -47,7 +47,7 @@ def pre_align(learner: Learner, offline: list[Episode], online: list[Episode], h
 
     Returns `steps`, `pairs`, `measured_on` (held-out or online), `rho_reward_before`, `rho_reward_after`,
     `rho_cost_before`, `rho_cost_after` (None: the measured returns do not vary, so there is nothing to rank).
-    Raises TrainingError with these figures when a rho is below `alignment.min_rho` after it, has fallen by more than
+    Raises AlignmentError with these figures when a rho is below `alignment.min_rho` after it, has fallen by more than
     `alignment.max_drop`, or none can be measured; the learner then is what it was before.
     """
     agent = learner.agent
