@@ -180,7 +180,7 @@ class TrainConfig:
 
     batch: int = _number(16, _COUNT)
     length: int = _number(64, '[2, 1000000]')
-    steps: int = _number(10000, '[0, 1000000000]')  # world model and behaviour together
+    steps: int = _number(10000, '[0, 1000000000]')  # of the world model, and with `joint` of all the rest
     final_lr: float = _number(1.0, '[0, 1]')  # of every learning rate at the end of these steps, along a cosine (ours)
     # then behaviour alone, on the states of the frozen world model (ours)
     behaviour_steps: int = _number(0, '[0, 1000000000]')
@@ -188,6 +188,9 @@ class TrainConfig:
     behaviour_length: int = _number(9, '[2, 1000000]')
     # of every learning rate at the end of that phase, along a cosine (ours)
     behaviour_final_lr: float = _number(1.0, '[0, 1]')
+    # whether `steps` train all; else the world model alone, and the rest learns in the behaviour steps (ours)
+    joint: bool = True
+    mirror: bool = True              # half of the data as a mirror shows it, where the contract names one (ours)
     seed: int = _number(0, '[0, 4294967295]')
     log_every: int = _number(50, '[1, 1000000000]')
     save_every: int = _number(500, '[1, 1000000000]')

@@ -101,6 +101,9 @@ class Contract:
     label_topic: str = 'label'
     # Where foreign bags have all this (`fosp_core.data.import_spec`): no part of what it means, nor of the hash.
     imports: Any = dataclasses.field(default=None, compare=False, repr=False)
+    # Fields that change sign when the scene is seen in a mirror (`fosp_core.data.mirror`); empty: no mirror image of a
+    # scene is one. What may be learned from the data, not what it means: no part of the hash.
+    mirror: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def period(self) -> float:
@@ -114,13 +117,15 @@ class Contract:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != 'imports'}
+        unsaid = {'imports'} if self.mirror else {'imports', 'mirror'}
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in unsaid}
         return json.loads(json.dumps(plain, default=dataclasses.asdict))
 
     @property
     def hash(self) -> str:
         """SHA-256 of the canonical JSON, hex."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(',', ':'))
+        hashed = {k: v for k, v in self.to_dict().items() if k != 'mirror'}
+        text = json.dumps(hashed, sort_keys=True, separators=(',', ':'))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def require_same(self, other_hash: str, where: str, other: dict[str, Any] | None = None) -> None:
@@ -130,7 +135,7 @@ class Contract:
         """
         if other_hash != self.hash:
             mine = self.to_dict()
-            keys = ', '.join(k for k in mine if other is not None and other.get(k) != mine[k])
+            keys = ', '.join(k for k in mine if k != 'mirror' and other is not None and other.get(k) != mine[k])
             raise ContractError(f'{where}: made for contract {other_hash[:12]}, but contract {self.name!r} '
                                 f'here is {self.hash[:12]}{keys and f"; they differ in {keys}"}')
 
@@ -148,7 +153,7 @@ class Contract:
             label = data.get('label_topic') or data.get('label', {}).get('topic', 'label')
             contract = cls(schema=SCHEMA, name=str(data['name']), rate_hz=float(data['rate_hz']),
                            staleness_s=float(data['staleness_s']), cameras=cameras, vectors=vectors, action=action,
-                           label_topic=label)
+                           label_topic=label, mirror=tuple(data.get('mirror', ())))
         except KeyError as error:
             raise ContractError(f'{where}: key {error.args[0]} is missing') from None
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -185,6 +190,10 @@ class Contract:
                     raise ContractError(f'{here} text')
                 if key == 'fields' and not all(isinstance(field, str) for field in value):
                     raise ContractError(f'{here} a list of names')
+        fields = [f for spec in (*self.vectors, self.action) for f in spec.fields]
+        for field in self.mirror:
+            if field not in fields:
+                raise ContractError(f'{where}: key mirror has {field!r}, expected some of {", ".join(fields)}')
         names = self.observation_names
         if not self.cameras:
             raise ContractError(f'{where}: key cameras is empty, expected at least one camera')

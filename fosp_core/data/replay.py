@@ -16,6 +16,7 @@ import numpy as np
 
 from fosp_core.contract import Contract
 from fosp_core.data.episode import Episode
+from fosp_core.data.mirror import mirror_rows
 from fosp_core.errors import DataError
 
 _SCALARS = ('reward', 'cost', 'is_first', 'is_terminal')
@@ -30,11 +31,14 @@ class Replay:
         What the episodes are checked against.
     capacity
         In steps: the oldest episodes leave first. None (the default) keeps all.
+    mirror
+        Half of the windows are drawn as a mirror shows them, where the contract says what that is.
 
     """
 
-    def __init__(self, contract: Contract, capacity: int | None = None):
+    def __init__(self, contract: Contract, capacity: int | None = None, mirror: bool = False):
         self.contract = contract
+        self.mirror = mirror and bool(contract.mirror)
         self.capacity = capacity
         self._episodes: list[Episode] = []
         self._steps = 0
@@ -95,6 +99,8 @@ class Replay:
             for key in ('action', *_SCALARS):
                 out[key][row, there] = getattr(episode, key)[here]
         out['is_first'][:, 0] = True
+        if self.mirror:
+            mirror_rows(out, rng.random(batch)[rows] < 0.5, self.contract)
         return out
 
     def _pieces(self, start: np.ndarray, length: int) -> Iterator[tuple[Episode, slice, int, slice]]:

@@ -68,7 +68,7 @@ def _pre_align(learner: Learner, offline: list[Episode], online: list[Episode], 
     used = _spread(offline, cfg.episodes) + online
     if not used:
         raise TrainingError('value pre-alignment: no episode to align on')
-    features = FeatureReplay(agent, Replay(learner.contract).extend(used))
+    features = FeatureReplay(agent, Replay(learner.contract, mirror=learner.config.train.mirror).extend(used))
     judged = _spread(held, cfg.episodes) or online
     judge = FeatureReplay(agent, Replay(learner.contract).extend(judged)) if judged else features
     before = correlations(agent, judge)

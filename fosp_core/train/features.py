@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fosp_core.agent.agent import Agent
+from fosp_core.data.mirror import mirrored, signs
 from fosp_core.data.replay import Replay
 from fosp_core.nn import parallel
 from fosp_core.world_model.model import States
@@ -19,19 +20,26 @@ _KEYS = ('action', 'reward', 'cost', 'is_first', 'is_terminal')
 
 
 class FeatureReplay:
-    """The replay's stream as deter (N, D), stoch (N, S*K), action (N, A) and scalars (N,), float32 on one device."""
+    """The replay's stream as deter (N, D), stoch (N, S*K), action (N, A) and scalars (N,), float32 on one device.
+
+    Of a replay with `mirror` the stream goes on with each episode in the mirror: N is twice its steps.
+    """
 
     def __init__(self, agent: Agent, replay: Replay):
         device = next(agent.parameters()).device
         rssm = agent.world_model.rssm
-        self.deter = torch.zeros(len(replay), rssm.deter, device=device)
-        self.stoch = torch.zeros(len(replay), rssm.stoch * rssm.classes, device=device)
+        count = len(replay.episodes)
+        episodes = replay.episodes * (2 if replay.mirror else 1)
+        self.deter = torch.zeros(sum(map(len, episodes)), rssm.deter, device=device)
+        self.stoch = torch.zeros(len(self.deter), rssm.stoch * rssm.classes, device=device)
         end = 0
         with torch.no_grad():
-            for number, episode in enumerate(replay.episodes):
+            for number, episode in enumerate(episodes):
                 start, end = end, end + len(episode)
                 if number % parallel.size() != parallel.rank():
                     continue  # another process's part
+                if number >= count:
+                    episode = mirrored(episode, replay.contract)
                 # Copies: episodes of a packed folder are read-only, which torch warns of.
                 batch = {k: torch.from_numpy(np.array(v)).unsqueeze(0).to(device)
                          for k, v in (episode.images | episode.vectors).items()}
@@ -43,10 +51,11 @@ class FeatureReplay:
         for part in (*self.deter.split(_CHUNK), *self.stoch.split(_CHUNK)):
             parallel.total(part)
         # Where the windows may begin that are to hold a violation: anywhere in an episode that has one.
-        number = np.repeat([e.violation for e in replay.episodes], [len(e) for e in replay.episodes])
+        number = np.repeat([e.violation for e in episodes], [len(e) for e in episodes])
         self.violating = np.flatnonzero(number)
-        self.series = {k: torch.from_numpy(np.concatenate([getattr(e, k) for e in replay.episodes])).to(device)
-                       for k in _KEYS}
+        series = {k: np.concatenate([getattr(e, k) for e in episodes]) for k in _KEYS}
+        series['action'][len(replay):] *= signs(replay.contract)['action']
+        self.series = {k: torch.from_numpy(v).to(device) for k, v in series.items()}
 
     def __len__(self) -> int:
         return len(self.deter)

@@ -90,7 +90,7 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     for episode in online:
         learner.end_episode(float(episode.cost.sum()), 1 + int(data_hash([episode])[:15], 16))
     cfg = learner.config.train
-    replay = MixedReplay(Replay(bundle.contract).extend(training), Replay(bundle.contract).extend(adapting),
+    replay = MixedReplay(*(Replay(bundle.contract, mirror=cfg.mirror).extend(part) for part in (training, adapting)),
                          cfg.online_fraction)
     metrics = {}
     for i in range(steps):

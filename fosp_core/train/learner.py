@@ -149,7 +149,8 @@ class Learner:
         with self._programs:
             states, metrics = self._world_model(batch)
             self.part_done('world_model')
-            metrics = metrics | self._behaviour(states, states.feature, batch)
+            if self.online or self.config.train.joint:
+                metrics = metrics | self._behaviour(states, states.feature, batch)
         self.agent.update_targets()
         return metrics
 

@@ -110,7 +110,7 @@ def _run(args: argparse.Namespace, device: str) -> int:
         raise DataError(f'{", ".join(args.bags)}: no held-out episode whose first violation comes at record {LEAD} or '
                         f'later: nothing to calibrate with; record longer episodes, or raise --holdout')
     out = Path(args.out)
-    replay = Replay(contract).extend(training, check=False)
+    replay = Replay(contract, mirror=config.train.mirror).extend(training, check=False)
     hashed = data_hash(training)
     learner = Learner(contract, config, device)
     trained_on = listing(training, restore(learner, args, hashed, say))

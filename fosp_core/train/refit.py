@@ -76,8 +76,8 @@ def refit(bundle: Bundle, own: list[Episode], offline: list[Episode], out: Path,
     learner = load_learner(bundle, seed)
     agent, cfg = learner.agent, learner.config.train
     before = _warned(agent, held, *window)
-    features = FeatureReplay(agent, Replay(bundle.contract).extend(training, check=False))
-    others = FeatureReplay(agent, Replay(bundle.contract).extend(offline, check=False)) if offline else None
+    features, others = (FeatureReplay(agent, Replay(bundle.contract, mirror=cfg.mirror).extend(part, check=False))
+                        if part else None for part in (training, offline))
     mine = round(cfg.behaviour_batch * OWN) if others else cfg.behaviour_batch
     sources = [(features, mine)] + ([(others, cfg.behaviour_batch - mine)] if others else [])
     for step in range(steps):

@@ -71,9 +71,9 @@ def test_half_of_the_windows_begin_in_violating_episodes(toy, own, tmp_path, mon
         return sample(self, batch, length, rng, rows, violating)
     monkeypatch.setattr(features.FeatureReplay, 'sample', watched)
     refit(toy, own, own[:2], tmp_path / 'new', 1, 0)
-    size, mine = sum(batch for _, batch, _ in asked), 27 * 16
-    assert [(length, violating) for length, _, violating in asked] == [(mine, False), (mine, True), (32, False),
-                                                                       (32, True)]
+    size, mine = sum(batch for _, batch, _ in asked), 2 * 27 * 16      # each episode, and in the mirror
+    assert [(length, violating) for length, _, violating in asked] == [(mine, False), (mine, True), (64, False),
+                                                                       (64, True)]
     assert [batch for _, batch, _ in asked] == [size / 4] * 4
     asked.clear()
     refit(toy, own, own[1:3], tmp_path / 'without', 1, 0)       # the known ones need not have a violation

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SafeReach keeps its promises: kinematics, determinism, six-value step, visible goal, no leak (lessons.md 19, 25)."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -240,3 +241,27 @@ def test_unknown_camera_is_an_error(env):
     assert one.render_frame(256, 256).shape == (256, 256, 3)
     with pytest.raises(FospError, match='wrist'):
         one.render_frame(64, 64, camera='wrist')
+
+
+@pytest.mark.parametrize('task', ['standard', 'unseen3'])
+def test_what_the_contract_says_of_the_mirror_is_true_of_the_scene(env, task):
+    """Pretraining takes half of its data in the mirror: only where that is another scene of the same task."""
+    here, there = env(task), env(task)
+    turn = np.array([1.0, -1.0, 1.0])
+    differ = []
+    for seed in range(3):
+        seen, _ = here.reset(seed=seed)
+        layout = here.layout
+        obstacles = tuple(dataclasses.replace(o, y=-o.y) for o in layout.obstacles)
+        start, goal = (tuple(turn * point) for point in (layout.start, layout.goal))
+        other, _ = there.reset(seed=seed, options={'layout': dataclasses.replace(layout, start=start, goal=goal,
+                                                                                 obstacles=obstacles)})
+        for action in np.random.default_rng(seed).uniform(-1.0, 1.0, (12, 3)):
+            np.testing.assert_allclose(other['ee_pose'], seen['ee_pose'] * turn, atol=1e-5)
+            turned = other['image'][:, ::-1].astype(float)
+            differ.append([np.abs(seen['image'] - picture).mean() for picture in (turned, other['image'])])
+            seen, *labels, _ = here.step(action)
+            other, *same, _ = there.step(action * turn)
+            assert labels == same
+    # The light comes from one side, so that shades differ, in 256 levels; of another scene it would be many times that.
+    assert np.mean(differ, 0)[0] < 6.0 < 20.0 < np.mean(differ, 0)[1]
