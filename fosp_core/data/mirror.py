@@ -13,6 +13,10 @@ import numpy as np
 from fosp_core.contract import Contract
 from fosp_core.data.episode import Episode
 
+LEVELS = 12.0       # of 255: SafeReach's is 2 to 5, with the camera turned by four of 64 pixels 23
+ENOUGH = 20         # episodes of which a mean picture shows the place and no longer the scenes
+_FRAMES = 8         # of each episode
+
 
 def signs(contract: Contract) -> dict[str, np.ndarray]:
     """Return 1 or -1 for each entry of each vector (n,) and of `action` (A,), float32."""
@@ -36,3 +40,17 @@ def mirrored(episode: Episode, contract: Contract) -> Episode:
         episode, images={c.name: np.ascontiguousarray(episode.images[c.name][:, :, ::-1]) for c in contract.cameras},
         vectors={v.name: episode.vectors[v.name] * sign[v.name] for v in contract.vectors},
         action=episode.action * sign['action'])
+
+
+def doubt(episodes: list[Episode], contract: Contract) -> str:
+    """Say which camera's mean picture is not the same in the mirror; empty when all are, or nobody says they are."""
+    if not contract.mirror or len(episodes) < ENOUGH:
+        return ''
+    for name in (c.name for c in contract.cameras):
+        mean = np.mean([e.images[name][::max(1, len(e) // _FRAMES)].mean(0, np.float32) for e in episodes], 0)
+        found = float(np.abs(mean - mean[:, ::-1]).mean())
+        if found > LEVELS:
+            return (f'contract {contract.name}, key mirror: the mean picture of camera {name} is {found:.0f} of 255 '
+                    f'levels from its mirror image, expected at most {LEVELS:.0f}: a camera that does not look along '
+                    'the plane of symmetry? Then take the key out, or --set train.mirror=false')
+    return ''

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, device: str) -> int:
+    from fosp_core.data import mirror
     from fosp_core.data.replay import Replay
     from fosp_core.data.store import data_hash
     from fosp_core.deploy.trained_on import listing
@@ -109,6 +110,8 @@ def _run(args: argparse.Namespace, device: str) -> int:
                                                                                     for e in held):
         raise DataError(f'{", ".join(args.bags)}: no held-out episode whose first violation comes at record {LEAD} or '
                         f'later: nothing to calibrate with; record longer episodes, or raise --holdout')
+    if config.train.mirror and (doubt := mirror.doubt(training, contract)) and not parallel.rank():
+        print(f'warning: {doubt}', file=sys.stderr)
     out = Path(args.out)
     replay = Replay(contract, mirror=config.train.mirror).extend(training, check=False)
     hashed = data_hash(training)

@@ -10,6 +10,7 @@ import torch
 
 from fosp_core.config import Config
 from fosp_core.contract import Contract
+from fosp_core.data import mirror
 from fosp_core.data.mirror import mirrored
 from fosp_core.data.replay import Replay
 from fosp_core.errors import ContractError
@@ -99,3 +100,15 @@ def test_without_joint_the_world_model_alone_learns(contract, make_episode):
     learner.begin_online()      # a fine-tune trains all
     metrics = learner.update(Replay(contract).extend([make_episode(20, 0)]).sample(4, 6, learner.rng))
     assert 'actor/loss' in metrics and 'reach/loss' in metrics
+
+
+def test_pictures_that_speak_against_it_are_named(contract, plain, make_episode):
+    episodes = [make_episode(4, seed) for seed in range(20)]
+    for episode in episodes:
+        episode.images['image'][:] = np.minimum(episode.images['image'] // 8, 30)
+    assert mirror.doubt(episodes, contract) == ''
+    for episode in episodes:
+        episode.images['image'][:, :, :20] += 60        # a wall on the left
+    found = mirror.doubt(episodes, contract)
+    assert 'key mirror: the mean picture of camera image is 3' in found and 'train.mirror=false' in found
+    assert mirror.doubt(episodes, plain) == mirror.doubt(episodes[:19], contract) == ''
