@@ -18,9 +18,10 @@ from fosp_core.config import TrainConfig
 from fosp_core.errors import TrainingError
 from fosp_core.nn import parallel
 
-PRECISIONS = ('float32', 'bfloat16')
+PRECISIONS = ('float32', 'bfloat16_products', 'bfloat16')
 EXECUTIONS = {'eager': {'compile': False, 'cuda_graph': False}, 'compile': {'compile': True, 'cuda_graph': False},
-              'graph': {'compile': False, 'cuda_graph': True}, 'compile+graph': {'compile': True, 'cuda_graph': True}}
+              'graph': {'compile': False, 'cuda_graph': True}, 'compile+graph': {'compile': True, 'cuda_graph': True},
+              'products': {'compile': False, 'cuda_graph': False, 'precision': 'bfloat16_products'}}
 WARM_UP = 3  # eager steps before a capture: libraries and optimisers allocate in the first ones
 
 
@@ -48,6 +49,9 @@ def check(config: TrainConfig, device: torch.device) -> None:
     if config.precision == 'bfloat16' and device.type == 'cpu' and not config.bf16_on_cpu:
         raise TrainingError('train.precision bfloat16 is many times slower than float32 on a CPU; '
                             'set train.bf16_on_cpu=true if you mean it')
+    if config.precision == 'bfloat16_products' and (device.type != 'cpu' or not _product_settings()):
+        raise TrainingError(f'train.precision bfloat16_products is for a CPU and torch 2.9 or newer, this is {device} '
+                            f'and torch {torch.__version__}; expected float32 or bfloat16')
     if config.cuda_graph and device.type != 'cuda':
         raise TrainingError(f'train.cuda_graph needs a GPU, the device is {device}')
     if config.cuda_graph and parallel.size() > 1:
@@ -130,6 +134,29 @@ class Capture:
             self._inputs[key].copy_(value, non_blocking=True)
         self._graph.replay()
         return self._outputs
+
+
+def _product_settings() -> list:
+    """Where oneDNN is told how it may treat the factors of float32 products and convolutions; empty in older torch."""
+    return [part for part in (getattr(torch.backends.mkldnn, name, None) for name in ('matmul', 'conv'))
+            if hasattr(part, 'fp32_precision')]
+
+
+@contextlib.contextmanager
+def products(config: TrainConfig):
+    """Context of whole steps: with `bfloat16_products` oneDNN rounds the factors, and sums in float32.
+
+    All tensors stay float32. A processor with AMX or AVX512-BF16 gains by it; oneDNN ignores it on others.
+    """
+    settings = _product_settings() if config.precision == 'bfloat16_products' else []
+    before = [part.fp32_precision for part in settings]
+    try:
+        for part in settings:
+            part.fp32_precision = 'bf16'
+        yield
+    finally:
+        for part, value in zip(settings, before):
+            part.fp32_precision = value
 
 
 def autocast(config: TrainConfig, device: torch.device):

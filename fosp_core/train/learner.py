@@ -57,7 +57,7 @@ class Learner:
         wm, bh, run = config.world_model, config.behaviour, config.train
         agent = self.agent
         # Wide latents as column numbers, products with them as sums of columns: less work for a CPU, not for a GPU.
-        self.columns = (self.device.type == 'cpu' and run.precision == 'float32' and not run.compile
+        self.columns = (self.device.type == 'cpu' and run.precision != 'bfloat16' and not run.compile
                         and config.network.stoch * config.network.classes >= COLUMNS_FROM)
         self._programs = execution.Programs(agent) if run.compile else contextlib.nullcontext()
         self.forget_graph()
@@ -125,22 +125,25 @@ class Learner:
             if value.dtype == np.float32 and not np.isfinite(value).all():
                 raise TrainingError(f'gradient step {self.step + 1}: batch key {key} not finite; '
                                     f'the last checkpoint is intact')
-        return self._finish(self._execute(self.to_device(batch)))
+        with execution.products(self.config.train):
+            metrics = self._execute(self.to_device(batch))
+        return self._finish(metrics)
 
     def update_behaviour(self, states: States, batch: dict[str, Tensor]) -> dict[str, float]:
         """One gradient step of everything but the world model, on its posterior states (B, T, ...)."""
         if self.columns:
             states = states.to_columns(self.config.network.classes)
-        with self._programs:
+        with execution.products(self.config.train), self._programs:
             metrics = self._behaviour(states, states.feature, batch)
         self.agent.update_targets()
         return self._finish(metrics)
 
     def update_reachability(self, feature: Tensor, batch: dict[str, Tensor]) -> dict[str, float]:
         """One gradient step of the reachability estimate alone, on dataset pairs: feature (B, T, F)."""
-        with self._forward():
-            loss, data = self.agent.reach_data_loss(feature, batch, self.generator)
-        self._apply('reach', loss, [self.agent.reach], self.config.behaviour.clip)
+        with execution.products(self.config.train):
+            with self._forward():
+                loss, data = self.agent.reach_data_loss(feature, batch, self.generator)
+            self._apply('reach', loss, [self.agent.reach], self.config.behaviour.clip)
         self.agent.update_reach_target()
         return self._finish({'reach/loss': loss.detach(), 'reach/data': data.mean()})
 

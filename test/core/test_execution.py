@@ -211,10 +211,33 @@ def test_bfloat16_products_leave_weights_and_losses_float32():
     assert two != one
 
 
+def test_rounded_factors_are_asked_for_during_a_step_alone(monkeypatch):
+    """oneDNN decides by the processor whether it rounds; here only that it is told, and that nothing else changes."""
+    full, rounded = learner(), learner('train.precision=bfloat16_products')
+    matmul, conv = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    before, seen = (matmul.fp32_precision, conv.fp32_precision), []
+    for one in (full, rounded):
+        one.part_done = lambda name: seen.append((matmul.fp32_precision, conv.fp32_precision))
+    for batch in batches(2, full):
+        one, two = full.update(dict(batch)), rounded.update(dict(batch))
+    assert seen[:4] == [before] * 4 and seen[4:8] == [('bf16', 'bf16')] * 4 and len(seen) == 16
+    assert (matmul.fp32_precision, conv.fp32_precision) == before
+    assert all(v.dtype != torch.bfloat16 for v in rounded.agent.state_dict().values())
+    compared = [k for k in one if not k.startswith('critic/v_')]
+    assert [two[k] for k in compared] == pytest.approx([one[k] for k in compared], rel=0.1, abs=0.1)
+    with pytest.raises(TrainingError), execution.products(rounded.config.train):
+        raise TrainingError('a loss')
+    assert (matmul.fp32_precision, conv.fp32_precision) == before      # also after a step that failed
+    monkeypatch.setattr(torch.backends.mkldnn, 'matmul', object())
+    monkeypatch.setattr(torch.backends.mkldnn, 'conv', object())
+    with pytest.raises(TrainingError, match='bfloat16_products is for a CPU and torch 2.9 or newer'):
+        learner('train.precision=bfloat16_products')
+
+
 @pytest.mark.parametrize(('overrides', 'device', 'message'), [
     (['train.precision=bfloat16'], 'cpu', 'many times slower.*train.bf16_on_cpu=true'),
     (['train.cuda_graph=true'], 'cpu', 'train.cuda_graph needs a GPU'),
-    (['train.precision=float8'], 'cpu', "train.precision 'float8', expected one of float32, bfloat16"),
+    (['train.precision=float8'], 'cpu', "train.precision 'float8', expected one of float32, bfloat16_products, bf"),
     ([], 'cuda', 'torch sees no GPU'),
     ([], 'gpu', 'device gpu: expected cpu, cuda or cuda:N')])
 def test_what_this_machine_cannot_do_is_one_clear_error(overrides, device, message):
