@@ -197,7 +197,7 @@ class TrainConfig:
     online_fraction: float = _number(0.5, '[0, 1]')  # of each batch of a fine-tune (ours)
     # windows of a fine-tune's gradient step (ours): 40 steps of 16 see too little of a scene with something new in it
     online_batch: int = _number(48, _COUNT)
-    # float32 | bfloat16_products (on a CPU: factors of products are rounded, all tensors stay float32) | bfloat16 (products
+    # float32 | bfloat16_products (on a CPU: factors of products are rounded, tensors stay float32) | bfloat16 (products
     # of the forward passes; weights stay float32)
     precision: str = 'float32'
     bf16_on_cpu: bool = False        # bfloat16 is hopelessly slow on most CPUs, and refused there
