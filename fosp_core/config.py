@@ -191,6 +191,8 @@ class TrainConfig:
     # whether `steps` train all; else the world model alone, and the rest learns in the behaviour steps (ours)
     joint: bool = True
     mirror: bool = True              # half of the data as a mirror shows it, where the contract names one (ours)
+    # behaviour steps after which the latents are drawn from the posterior anew; 0: they stay at its mode (ours)
+    behaviour_redraw: int = _number(0, '[0, 1000000000]')
     seed: int = _number(0, '[0, 4294967295]')
     log_every: int = _number(50, '[1, 1000000000]')
     save_every: int = _number(500, '[1, 1000000000]')

@@ -2,30 +2,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Posterior states of a whole replay under a frozen world model, for the behaviour phase of pretraining.
 
-Once the world model stands still, encoding a frame again and again teaches nothing: the states are computed once, over
-whole episodes and at the latent's mode, which is exactly what the deployed graphs see.
+Once the world model stands still, its states of a whole episode can be kept for many steps: at the latent's mode, which
+is what the deployed graphs see, or drawn from the posterior, and then drawn anew now and then. A policy that always
+sees the same state of a record learns that state by heart (docs/explanation/results.md).
 """
 
 import numpy as np
 import torch
 
 from fosp_core.agent.agent import Agent
+from fosp_core.data.episode import Episode
 from fosp_core.data.mirror import mirrored, signs
 from fosp_core.data.replay import Replay
 from fosp_core.nn import parallel
 from fosp_core.world_model.model import States
 
 _CHUNK = 65536  # steps per message between processes
+_TOGETHER = 16  # episodes that are filtered side by side: one alone takes many times as long
 _KEYS = ('action', 'reward', 'cost', 'is_first', 'is_terminal')
 
 
 class FeatureReplay:
     """The replay's stream as deter (N, D), stoch (N, S*K), action (N, A) and scalars (N,), float32 on one device.
 
-    Of a replay with `mirror` the stream goes on with each episode in the mirror: N is twice its steps.
+    Of a replay with `mirror` the stream goes on with each episode in the mirror: N is twice its steps. With a generator
+    the latents are drawn from the posterior, without one they are its mode.
     """
 
-    def __init__(self, agent: Agent, replay: Replay):
+    def __init__(self, agent: Agent, replay: Replay, generator: torch.Generator | None = None):
         device = next(agent.parameters()).device
         rssm = agent.world_model.rssm
         count = len(replay.episodes)
@@ -33,21 +37,19 @@ class FeatureReplay:
         self.deter = torch.zeros(sum(map(len, episodes)), rssm.deter, device=device)
         self.stoch = torch.zeros(len(self.deter), rssm.stoch * rssm.classes, device=device)
         end = 0
-        with torch.no_grad():
-            for number, episode in enumerate(episodes):
-                start, end = end, end + len(episode)
-                if number % parallel.size() != parallel.rank():
-                    continue  # another process's part
-                if number >= count:
-                    episode = mirrored(episode, replay.contract)
-                # Copies: episodes of a packed folder are read-only, which torch warns of.
-                batch = {k: torch.from_numpy(np.array(v)).unsqueeze(0).to(device)
-                         for k, v in (episode.images | episode.vectors).items()}
-                action = torch.from_numpy(np.array(episode.action)).unsqueeze(0).to(device)
-                is_first = torch.from_numpy(np.array(episode.is_first)).unsqueeze(0).to(device)
-                gumbel = torch.zeros(1, len(episode), rssm.stoch, rssm.classes, device=device)
-                deter, stoch, _, _ = rssm.observe(agent.world_model.encoder(batch), action, is_first, gumbel)
-                self.deter[start:end], self.stoch[start:end] = deter[0], stoch[0]
+        for first in range(0, len(episodes), _TOGETHER):
+            some = episodes[first:first + _TOGETHER]
+            shape = len(some), max(map(len, some)), rssm.stoch, rssm.classes
+            # Also for the parts of other processes: the same noise, however many there are.
+            gumbel = torch.zeros(shape, device=device) if generator is None else _gumbel(shape, generator)
+            starts = end + np.cumsum([0, *map(len, some)])
+            end = int(starts[-1])
+            if first // _TOGETHER % parallel.size() != parallel.rank():
+                continue  # another process's part
+            some = [mirrored(e, replay.contract) if first + k >= count else e for k, e in enumerate(some)]
+            for k, (deter, stoch) in enumerate(zip(*_states(agent, some, gumbel))):
+                here = slice(int(starts[k]), int(starts[k + 1]))
+                self.deter[here], self.stoch[here] = deter[:len(some[k])], stoch[:len(some[k])]
         for part in (*self.deter.split(_CHUNK), *self.stoch.split(_CHUNK)):
             parallel.total(part)
         # Where the windows may begin that are to hold a violation: anywhere in an episode that has one.
@@ -72,3 +74,25 @@ class FeatureReplay:
             start = rng.integers(0, len(self), size=batch)[rows]
         index = torch.from_numpy((start[:, None] + np.arange(length)) % len(self)).to(self.deter.device)
         return States(self.deter[index], self.stoch[index]), {k: v[index] for k, v in self.series.items()}
+
+
+def _gumbel(shape: tuple, generator: torch.Generator) -> torch.Tensor:
+    uniform = torch.rand(shape, generator=generator, device=generator.device).clamp_(1e-10, 1 - 1e-7)
+    return -torch.log(-torch.log(uniform))
+
+
+@torch.no_grad()
+def _states(agent: Agent, episodes: list[Episode], gumbel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Filter B episodes side by side: deter (B, T, D), stoch (B, T, S*K), T of the longest; shorter ones go on blindly."""
+    device, longest = gumbel.device, gumbel.shape[1]
+
+    def together(arrays: list[np.ndarray]) -> torch.Tensor:
+        out = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+        for row, array in zip(out, arrays):
+            row[:len(array)] = array
+        return torch.from_numpy(out).to(device)
+    names = [s.name for s in (*agent.contract.cameras, *agent.contract.vectors)]
+    batch = {name: together([(e.images | e.vectors)[name] for e in episodes]) for name in names}
+    action, is_first = (together([getattr(e, key) for e in episodes]) for key in ('action', 'is_first'))
+    deter, stoch, _, _ = agent.world_model.rssm.observe(agent.world_model.encoder(batch), action, is_first, gumbel)
+    return deter, stoch

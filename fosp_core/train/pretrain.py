@@ -196,6 +196,14 @@ def _take_world_model(learner, folder: str, say) -> str | None:
     return bundle.manifest.get(KEY)
 
 
+def drawn(cfg, done: int, device):
+    """Return the generator that the states after `done` behaviour steps are drawn with, None for their mode."""
+    import torch
+    if not cfg.behaviour_redraw:
+        return None
+    return torch.Generator(device).manual_seed(cfg.seed * 1_000_003 + done // cfg.behaviour_redraw)
+
+
 def cosine_lr(progress: float, final: float) -> float:
     """Factor of the learning rates in a phase: a half cosine from 1 to `final`, progress in [0, 1]."""
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -218,7 +226,10 @@ def train_loop(learner, replay, out: Path, extra: dict) -> None:
                 learner.scale_lr(cosine_lr(learner.step / cfg.steps, cfg.final_lr))
                 metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng, rows))
             else:
-                features = features or FeatureReplay(learner.agent, replay)
+                done = learner.step - cfg.steps
+                if features is None or cfg.behaviour_redraw and done % cfg.behaviour_redraw == 0:
+                    features = None     # the old ones are of no use while the new ones are made
+                    features = FeatureReplay(learner.agent, replay, drawn(cfg, done, learner.device))
                 rows = parallel.share(cfg.behaviour_batch)
                 learner.scale_lr(cosine_lr((learner.step - cfg.steps) / cfg.behaviour_steps, cfg.behaviour_final_lr))
                 metrics = learner.update_behaviour(*features.sample(cfg.behaviour_batch, cfg.behaviour_length,

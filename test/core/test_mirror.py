@@ -70,7 +70,7 @@ def test_states_of_the_behaviour_phase_are_those_of_both(contract, plain, make_e
                         for e in (episodes, [mirrored(e, contract) for e in episodes]))
     assert len(both) == 42 and not torch.equal(straight.deter, turned.deter)
     for name in ('deter', 'stoch'):
-        assert torch.equal(getattr(both, name), torch.cat([getattr(straight, name), getattr(turned, name)]))
+        torch.testing.assert_close(getattr(both, name), torch.cat([getattr(straight, name), getattr(turned, name)]))
     for key, value in both.series.items():
         assert torch.equal(value, torch.cat([straight.series[key], turned.series[key]]))
     assert both.violating.tolist() == [*range(7), *range(21, 28)]
@@ -112,3 +112,18 @@ def test_pictures_that_speak_against_it_are_named(contract, plain, make_episode)
     found = mirror.doubt(episodes, contract)
     assert 'key mirror: the mean picture of camera image is 3' in found and 'train.mirror=false' in found
     assert mirror.doubt(episodes, plain) == mirror.doubt(episodes[:19], contract) == ''
+
+
+def test_states_of_episodes_side_by_side_are_those_of_each_alone(contract, plain, make_episode):
+    """The latents at their mode; drawn, they are others with each generator, and the same with the same one."""
+    agent = Learner(contract, Config.load('debug')).agent
+    episodes = [make_episode(length, length) for length in (9, 3, 14, 2, *range(4, 24))]
+    together = FeatureReplay(agent, Replay(plain).extend(episodes))
+    alone = [FeatureReplay(agent, Replay(plain).extend([e])) for e in episodes]
+    for name in ('deter', 'stoch'):
+        torch.testing.assert_close(getattr(together, name), torch.cat([getattr(one, name) for one in alone]))
+    drawn = [FeatureReplay(agent, Replay(plain).extend(episodes), torch.Generator().manual_seed(seed)).stoch
+             for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], together.stoch)
+    torch.testing.assert_close(drawn[0].sum(-1), together.stoch.sum(-1))
