@@ -83,7 +83,7 @@ def _gumbel(shape: tuple, generator: torch.Generator) -> torch.Tensor:
 
 @torch.no_grad()
 def _states(agent: Agent, episodes: list[Episode], gumbel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Filter B episodes side by side: deter (B, T, D), stoch (B, T, S*K), T of the longest; shorter ones go on blindly."""
+    """Filter B episodes side by side: deter (B, T, D), stoch (B, T, S*K), T of the longest; shorter ones are padded."""
     device, longest = gumbel.device, gumbel.shape[1]
 
     def together(arrays: list[np.ndarray]) -> torch.Tensor:

@@ -48,7 +48,8 @@ def one_thread():
 @pytest.fixture(scope='module')
 def replay(contract, make_episodes):
     """Five episodes, two of them with a violation."""
-    return Replay(contract, mirror=True).extend([*make_episodes([12, 7, 15]), *make_episodes([9, 11], seed=30, violation=True)])
+    return Replay(contract, mirror=True).extend([*make_episodes([12, 7, 15]),
+                                                 *make_episodes([9, 11], seed=30, violation=True)])
 
 
 @pytest.fixture(scope='module')
