@@ -101,8 +101,9 @@ class Contract:
     label_topic: str = 'label'
     # Where foreign bags have all this (`fosp_core.data.import_spec`): no part of what it means, nor of the hash.
     imports: Any = dataclasses.field(default=None, compare=False, repr=False)
-    # Fields that change sign when the scene is seen in a mirror (`fosp_core.data.mirror`); empty: no mirror image of a
-    # scene is one. What may be learned from the data, not what it means: no part of the hash.
+    # Fields, of all vectors and the action, that change sign when the scene is seen in a mirror
+    # (`fosp_core.data.mirror`); empty: no mirror image of a scene is one. What may be learned from the data, not what it
+    # means: no part of the hash.
     mirror: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
@@ -150,10 +151,13 @@ class Contract:
             a = data['action']
             action = ActionSpec(type=a['type'], fields=tuple(a['fields']), low=tuple(map(float, a['low'])),
                                 high=tuple(map(float, a['high'])), unit=a['unit'], frame=a['frame'])
+            mirror = data.get('mirror', [])
+            if not isinstance(mirror, list | tuple):
+                raise ContractError(f'{where}: key mirror is {mirror!r}, expected a list of fields')
             label = data.get('label_topic') or data.get('label', {}).get('topic', 'label')
             contract = cls(schema=SCHEMA, name=str(data['name']), rate_hz=float(data['rate_hz']),
                            staleness_s=float(data['staleness_s']), cameras=cameras, vectors=vectors, action=action,
-                           label_topic=label, mirror=tuple(data.get('mirror', ())))
+                           label_topic=label, mirror=tuple(mirror))
         except KeyError as error:
             raise ContractError(f'{where}: key {error.args[0]} is missing') from None
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -191,9 +195,6 @@ class Contract:
                 if key == 'fields' and not all(isinstance(field, str) for field in value):
                     raise ContractError(f'{here} a list of names')
         fields = [f for spec in (*self.vectors, self.action) for f in spec.fields]
-        for field in self.mirror:
-            if field not in fields:
-                raise ContractError(f'{where}: key mirror has {field!r}, expected some of {", ".join(fields)}')
         names = self.observation_names
         if not self.cameras:
             raise ContractError(f'{where}: key cameras is empty, expected at least one camera')
@@ -209,5 +210,13 @@ class Contract:
         if not all(np.isfinite(lo) and np.isfinite(hi) and lo < hi
                    for lo, hi in zip(self.action.low, self.action.high)):
             raise ContractError(f'{where}: action limits must be finite with low < high')
+        limits = dict(zip(self.action.fields, zip(self.action.low, self.action.high)))
+        for field in self.mirror:
+            if field not in fields:
+                raise ContractError(f'{where}: key mirror has {field!r}, expected some of {", ".join(fields)}')
+            low, high = limits.get(field, (-1.0, 1.0))
+            if low != -high:
+                raise ContractError(f'{where}: key mirror has {field}, whose limits are {low} and {high}, expected '
+                                    'limits that are symmetric about 0')
         if not (np.isfinite(self.rate_hz) and self.rate_hz > 0 and self.staleness_s > 0):
             raise ContractError(f'{where}: rate_hz and staleness_s must be positive')

@@ -184,9 +184,8 @@ class TrainerNode(ManagedNode):
             arguments = ['--bundle', str(parent.path), '--episodes', str(session.snapshot(name)), '--steps',
                          str(p.steps), '--out', str(session.jobs / name / 'bundle'), '--seed', str(p.seed + number - 1),
                          '--threads', str(p.threads), '--nice', str(p.nice)]
-            if p.offline_data:
-                arguments += ['--offline', p.offline_data]
-                arguments += ['--contract', p.contract] if p.contract else []
+            arguments += ['--offline', p.offline_data] if p.offline_data else []
+            arguments += ['--contract', p.contract] if p.contract else []
             if p.method != 'as_trained':
                 arguments += ['--method', p.method]
             for setting in p.settings.split():

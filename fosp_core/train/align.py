@@ -70,7 +70,7 @@ def _pre_align(learner: Learner, offline: list[Episode], online: list[Episode], 
         raise TrainingError('value pre-alignment: no episode to align on')
     features = FeatureReplay(agent, Replay(learner.contract, mirror=learner.config.train.mirror).extend(used))
     judged = _spread(held, cfg.episodes) or online
-    judge = FeatureReplay(agent, Replay(learner.contract).extend(judged)) if judged else features
+    judge = FeatureReplay(agent, Replay(learner.contract).extend(judged or used))
     before = correlations(agent, judge)
     optimizer = torch.optim.Adam([
         {'params': [p for c in learner.critics for p in c.parameters()]},

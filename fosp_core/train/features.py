@@ -18,7 +18,7 @@ from fosp_core.nn import parallel
 from fosp_core.world_model.model import States
 
 _CHUNK = 65536  # steps per message between processes
-_TOGETHER = 16  # episodes that are filtered side by side: one alone takes many times as long
+_TOGETHER, _STEPS = 16, 2048    # episodes that are filtered side by side at most, and steps of them with the padding
 _KEYS = ('action', 'reward', 'cost', 'is_first', 'is_terminal')
 
 
@@ -37,14 +37,14 @@ class FeatureReplay:
         self.deter = torch.zeros(sum(map(len, episodes)), rssm.deter, device=device)
         self.stoch = torch.zeros(len(self.deter), rssm.stoch * rssm.classes, device=device)
         end = 0
-        for first in range(0, len(episodes), _TOGETHER):
-            some = episodes[first:first + _TOGETHER]
+        for number, (first, last) in enumerate(_groups([len(e) for e in episodes])):
+            some = episodes[first:last]
             shape = len(some), max(map(len, some)), rssm.stoch, rssm.classes
             # Also for the parts of other processes: the same noise, however many there are.
             gumbel = torch.zeros(shape, device=device) if generator is None else _gumbel(shape, generator)
             starts = end + np.cumsum([0, *map(len, some)])
             end = int(starts[-1])
-            if first // _TOGETHER % parallel.size() != parallel.rank():
+            if number % parallel.size() != parallel.rank():
                 continue  # another process's part
             some = [mirrored(e, replay.contract) if first + k >= count else e for k, e in enumerate(some)]
             for k, (deter, stoch) in enumerate(zip(*_states(agent, some, gumbel))):
@@ -74,6 +74,16 @@ class FeatureReplay:
             start = rng.integers(0, len(self), size=batch)[rows]
         index = torch.from_numpy((start[:, None] + np.arange(length)) % len(self)).to(self.deter.device)
         return States(self.deter[index], self.stoch[index]), {k: v[index] for k, v in self.series.items()}
+
+
+def _groups(lengths: list[int]) -> list[tuple[int, int]]:
+    """Return the first and the one after the last of each group of episodes; a long one stands alone."""
+    found, first = [], 0
+    for k in range(1, len(lengths) + 1):
+        if k == len(lengths) or k - first == _TOGETHER or (k + 1 - first) * max(lengths[first:k + 1]) > _STEPS:
+            found.append((first, k))
+            first = k
+    return found
 
 
 def _gumbel(shape: tuple, generator: torch.Generator) -> torch.Tensor:

@@ -10,6 +10,7 @@ on standard error, and nothing written.
 
 import argparse
 import copy
+import dataclasses
 import json
 import os
 import sys
@@ -185,7 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--bundle', required=True)
     parser.add_argument('--episodes', required=True, help='folder of .npz episodes from the robot')
     parser.add_argument('--offline', default=None, help='rosbag2 or .npz folder to mix in')
-    parser.add_argument('--contract', default=None, help='contract file whose import section reads --offline')
+    parser.add_argument('--contract', default=None,
+                        help='contract file: its import section reads --offline, its mirror holds')
     parser.add_argument('--steps', type=int, default=40)
     parser.add_argument('--out', required=True)
     parser.add_argument('--version', default=None)
@@ -213,6 +215,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.contract:
             contract = Contract.load(args.contract)     # the bundle's does not say where foreign bags have their data
             contract.require_same(bundle.contract.hash, str(bundle.path), bundle.contract.to_dict())
+            # Whether a scene in a mirror is a scene is for this robot to say, not for the one of the pretraining.
+            bundle = dataclasses.replace(bundle, contract=dataclasses.replace(bundle.contract, mirror=contract.mirror))
         offline = load_dataset([args.offline], contract) if args.offline else []
         _say('start', steps=args.steps, online=len(online), offline=len(offline))
         began = started = time.monotonic()

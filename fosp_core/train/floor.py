@@ -78,7 +78,7 @@ def _rate(flop: float, function, repeat: int = 7) -> float:
 
 def rates(learner: Learner) -> dict[str, float]:
     """GFLOP/s of torch's product, of the best one, and of the encoder's third convolution with both its gradients."""
-    half = learner.config.train.precision == 'bfloat16'
+    half = learner.config.train.precision == 'bfloat16'     # of rounded products the floor is that of float32
     place = {'device': learner.device, 'dtype': torch.bfloat16 if half else torch.float32}
     a, b = (torch.randn(_SIDE, _SIDE, **place) for _ in range(2))
     flop = 2 * _SIDE ** 3

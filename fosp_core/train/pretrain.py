@@ -116,13 +116,16 @@ def _run(args: argparse.Namespace, device: str) -> int:
     replay = Replay(contract, mirror=config.train.mirror).extend(training, check=False)
     hashed = data_hash(training)
     learner = Learner(contract, config, device)
-    trained_on = listing(training, restore(learner, args, hashed, say))
-    check_agreement(learner, hashed)
-    train_loop(learner, replay, out, {'data_hash': hashed, 'trained_on': trained_on})
+    turned = list(contract.mirror) if replay.mirror else []
+    trained_on = listing(training, restore(learner, args, hashed, say, turned))
+    check_agreement(learner, f'{hashed} {turned}')
+    train_loop(learner, replay, out, {'data_hash': hashed, 'trained_on': trained_on, 'mirror': turned})
     if parallel.rank():
         return 0
     bundle = finish(learner, held, out, args, version, info, hashed, trained_on)
     say(f'bundle {bundle.path}')
+    if not config.train.joint and not config.train.behaviour_steps:
+        say('a world model alone: its policy and its estimate of risk have learned nothing; for --world-model')
     alarms = bundle.manifest['metrics']['heldout_alarm_rate_safe_steps']
     for doubt in doubts(bundle.calibration['reachability'], alarms):
         print(f'warning: {doubt}', file=sys.stderr)
@@ -145,10 +148,11 @@ def bundle_version(args: argparse.Namespace, config: Config) -> str:
     return version
 
 
-def restore(learner, args: argparse.Namespace, hashed: str, say) -> str | None:
+def restore(learner, args: argparse.Namespace, hashed: str, say, turned: list[str] | None = None) -> str | None:
     """Load the newest checkpoint of --out, else of --init, else none; TrainingError names what does not fit.
 
-    Returns the list of the episodes that shaped the weights so far (`deploy.trained_on`), None when not known.
+    `turned`: the fields that change sign in mirror images, empty without them. Returns the list of the episodes that
+    shaped the weights so far (`deploy.trained_on`), None when not known.
     """
     from fosp_core.train import resume
     from fosp_core.train.checkpoint import list_checkpoints, load_checkpoint, read_state
@@ -161,6 +165,9 @@ def restore(learner, args: argparse.Namespace, hashed: str, say) -> str | None:
         if state.get('data_hash') != hashed:
             raise TrainingError(f'{where}: data_hash {str(state.get("data_hash"))[:12]}, expected {hashed[:12]} of the '
                                 f'bags given')
+        if (begun := state.get('mirror', [])) != (turned or []):       # a run of before there were any has none
+            raise TrainingError(f'{where}: key mirror is {begun}, this run has {turned or []} (of the contract, where '
+                                'train.mirror is true); go on as it was begun, or give another --out')
         resume.check(Config.from_dict(state['config'], f'{where}: config'), learner.config, state['step'], where,
                      f'give another --out (and --init {out})')
         load_checkpoint(found[-1], learner)

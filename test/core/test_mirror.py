@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A contract may say that a scene in a mirror is a scene: what is then learned from, and what it does not touch."""
 
+import argparse
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -13,9 +15,13 @@ from fosp_core.contract import Contract
 from fosp_core.data import mirror
 from fosp_core.data.mirror import mirrored
 from fosp_core.data.replay import Replay
-from fosp_core.errors import ContractError
-from fosp_core.train.features import FeatureReplay
+from fosp_core.deploy.toy import make_toy
+from fosp_core.errors import ContractError, RefusedError, TrainingError
+from fosp_core.train.checkpoint import save_checkpoint
+from fosp_core.train.features import FeatureReplay, _groups
+from fosp_core.train.finetune import finetune
 from fosp_core.train.learner import Learner
+from fosp_core.train.pretrain import restore, train_loop
 
 FIELDS = ('pose.position.y', 'twist.linear.y')
 
@@ -85,7 +91,7 @@ def test_it_is_no_part_of_what_the_data_means(contract, plain):
         contract.require_same(other.hash, 'bundle', other.to_dict())
 
 
-@pytest.mark.parametrize('value, found', [(['y'], "'y'"), (['pose.position.y', 3], '3'), ('y', "'y'")])
+@pytest.mark.parametrize('value, found', [(['y'], "'y'"), (['pose.position.y', 3], '3')])
 def test_an_unknown_field_is_named(contract, value, found):
     with pytest.raises(ContractError, match=f'here: key mirror has {found}, expected some of pose.position.x, '):
         Contract.from_dict({**contract.to_dict(), 'mirror': value}, 'here')
@@ -127,3 +133,63 @@ def test_states_of_episodes_side_by_side_are_those_of_each_alone(contract, plain
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0], together.stoch)
     torch.testing.assert_close(drawn[0].sum(-1), together.stoch.sum(-1))
+
+
+def test_a_long_episode_is_filtered_alone():
+    assert _groups([9] * 20) == [(0, 16), (16, 20)] and _groups([5]) == [(0, 1)]
+    assert _groups([900, 900, 900, 5000, 3]) == [(0, 2), (2, 3), (3, 4), (4, 5)]
+
+
+def test_limits_that_no_mirror_leaves_as_they_are(contract):
+    data = contract.to_dict()
+    data['action'] = {**data['action'], 'low': [-0.25, -0.1, -0.25]}
+    with pytest.raises(ContractError, match='twist.linear.y, whose limits are -0.1 and 0.25, expected limits that are'):
+        Contract.from_dict(data, 'here')
+    assert Contract.from_dict({**data, 'mirror': []}).mirror == ()
+
+
+@pytest.mark.parametrize('value', [None, 5, 'pose.position.y', {'pose.position.y': 1}])
+def test_the_key_is_a_list(contract, value):
+    with pytest.raises(ContractError, match='here: key mirror is .*, expected a list of fields'):
+        Contract.from_dict({**contract.to_dict(), 'mirror': value}, 'here')
+
+
+@pytest.mark.parametrize(('redraw', 'expected'), [(0, [None]), (2, [0, 1, 2])])
+def test_states_are_drawn_anew_in_the_behaviour_phase(contract, make_episode, tmp_path, monkeypatch, redraw, expected):
+    made, init = [], FeatureReplay.__init__
+
+    def watched(self, agent, replay, generator=None):
+        made.append(generator)
+        init(self, agent, replay, generator)
+    monkeypatch.setattr(FeatureReplay, '__init__', watched)
+    config = Config.load('debug', ['train.steps=0', 'train.behaviour_steps=5', f'train.behaviour_redraw={redraw}',
+                                   'train.behaviour_batch=4', 'train.behaviour_length=4', 'train.seed=3'])
+    train_loop(Learner(contract, config), Replay(contract).extend([make_episode(12, 0, violation=True)]), tmp_path,
+               {'data_hash': 'x'})
+    assert [g if g is None else g.initial_seed() - 3 * 1_000_003 for g in made] == expected
+
+
+def test_a_run_goes_on_with_the_mirror_it_began_with(contract, tmp_path):
+    learner = Learner(contract, Config.load('debug'))
+    args = argparse.Namespace(out=tmp_path, no_resume=False, init=None, world_model=None)
+    save_checkpoint(tmp_path / 'checkpoints', learner, {'data_hash': 'x', 'mirror': list(FIELDS)})
+    restore(learner, args, 'x', lambda text: None, list(FIELDS))
+    for other in ([], ['pose.position.y']):
+        with pytest.raises(TrainingError, match=r"state.json: key mirror is \['pose.position.y', 'twist.l"):
+            restore(learner, args, 'x', lambda text: None, other)
+
+
+def test_a_fine_tune_learns_from_the_mirror_where_its_contract_has_one(make_episode, tmp_path, monkeypatch, contract):
+    toy = make_toy(tmp_path / 'toy')
+    asked, init = [], Replay.__init__
+
+    def watched(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        asked.append(self.mirror)
+    monkeypatch.setattr(Replay, '__init__', watched)
+    online = [make_episode(20, seed) for seed in range(3)]
+    for k, (fields, setting) in enumerate(((FIELDS, True), ((), True), (FIELDS, False))):
+        parent = dataclasses.replace(toy, contract=dataclasses.replace(toy.contract, mirror=fields))
+        with contextlib.suppress(RefusedError):
+            finetune(parent, online, [], tmp_path / f'{k}', 1, 0, overrides=[f'train.mirror={str(setting).lower()}'])
+    assert asked == [True, True, False, False, False, False]
