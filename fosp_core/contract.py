@@ -102,8 +102,8 @@ class Contract:
     # Where foreign bags have all this (`fosp_core.data.import_spec`): no part of what it means, nor of the hash.
     imports: Any = dataclasses.field(default=None, compare=False, repr=False)
     # Fields, of all vectors and the action, that change sign when the scene is seen in a mirror
-    # (`fosp_core.data.mirror`); empty: no mirror image of a scene is one. What may be learned from the data, not what it
-    # means: no part of the hash.
+    # (`fosp_core.data.mirror`); empty: no mirror image of a scene is one. It says what may be learned from the data and
+    # not what the data means: no part of the hash.
     mirror: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
