@@ -95,7 +95,7 @@ def test_a_run_folder_below_a_file(tmp_path, capsys):
     (['step', '--preset', 'debug', '--steps', '0'], '--steps 0: expected at least 1'),
     (['step', '--preset', 'debug', '--threads', '-1'], '--threads -1: expected at least 1'),
     (['step', '--preset', 'debug', '--execution', 'fast'],
-     "--execution 'fast': expected names of eager, compile, graph, compile+graph, with commas between"),
+     "--execution 'fast': expected names of eager, compile, graph, compile+graph, products, with commas between"),
     (['step', '--preset', 'debug', '--execution', 'eager,graph'], 'train.cuda_graph needs a GPU, the device is cpu'),
     (['replay', '--preset', 'debug', '--threads', '0'], '--threads 0: expected at least 1'),
     (['runtime', '--ticks', '0'], '--ticks 0: expected at least 1'),

@@ -30,7 +30,7 @@ class ListCell(Cell):
 def listed(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp('lists')
     bundle = Bundle.open(model)
-    data = bundle.contract.to_dict()
+    data = {**bundle.contract.to_dict(), 'mirror': []}
     data['action'] |= {'type': 'sensor_msgs/msg/JointState', 'fields': [f'velocity[{k}]' for k in range(3)]}
     contract = folder / 'contract.yaml'
     contract.write_text(json.dumps(data))
