@@ -5,16 +5,19 @@
 import argparse
 import contextlib
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 
+from fosp_core.cli import main
 from fosp_core.config import Config
 from fosp_core.contract import Contract
 from fosp_core.data import mirror
 from fosp_core.data.mirror import mirrored
 from fosp_core.data.replay import Replay
+from fosp_core.data.store import save_episode
 from fosp_core.deploy.toy import make_toy
 from fosp_core.errors import ContractError, RefusedError, TrainingError
 from fosp_core.train.checkpoint import save_checkpoint
@@ -193,3 +196,22 @@ def test_a_fine_tune_learns_from_the_mirror_where_its_contract_has_one(make_epis
         with contextlib.suppress(RefusedError):
             finetune(parent, online, [], tmp_path / f'{k}', 1, 0, overrides=[f'train.mirror={str(setting).lower()}'])
     assert asked == [True, True, False, False, False, False]
+
+
+def test_pretraining_learns_from_the_mirror_and_says_so_in_its_checkpoints(make_episode, tmp_path, monkeypatch, capsys):
+    for seed in range(10):
+        save_episode(tmp_path / 'data' / f'{seed}.npz', make_episode(24, seed, violation=seed % 2 == 0))
+    asked, init = [], Replay.__init__
+
+    def watched(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        asked.append(self.mirror)
+    monkeypatch.setattr(Replay, '__init__', watched)
+    argv = ['pretrain', str(tmp_path / 'data'), '--preset', 'debug', '--holdout', '0.3', '--threads', '1', '--steps',
+            '1', '--set', 'train.length=6']
+    for name, setting in (('with', []), ('without', ['--set', 'train.mirror=false'])):
+        assert main([*argv, '--out', str(tmp_path / name), *setting]) == 0
+    assert asked == [True, False]
+    states = [json.loads(next((tmp_path / name / 'checkpoints').glob('*/state.json')).read_text())
+              for name in ('with', 'without')]
+    assert [s['mirror'] for s in states] == [list(FIELDS), []]
