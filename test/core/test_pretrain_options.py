@@ -130,9 +130,11 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path):
         for step in range(begin + 1, end + 1):
             log.write(step, {'a/b': offset + step})
         log.close()
-        for file in (tmp_path / 'tensorboard').iterdir():    # their names hold the second; three are made in one
-            if not file.name[-1].isdigit() or '.part' not in file.name:
-                file.rename(file.with_name(f'{file.name}.part{offset:03.0f}'))
+        # They are read in the order of their names, which hold the second (three are made in one) and then how many
+        # this process has made: 10 would come before 9.
+        for file in (tmp_path / 'tensorboard').iterdir():
+            if '.part' not in file.name:
+                file.rename(file.with_name(f'events.out.tfevents.part{offset:03.0f}'))
         found = EventAccumulator(str(tmp_path / 'tensorboard')).Reload().Scalars('a/b')
         kept = range(1, begin + 1)
         expected = [(s, float(s)) for s in kept] + [(s, offset + s) for s in range(begin + 1, end + 1)]
