@@ -19,6 +19,7 @@ from fosp_core.world_model.model import States
 
 _CHUNK = 65536  # steps per message between processes
 _TOGETHER, _STEPS = 16, 2048    # episodes that are filtered side by side at most, and steps of them with the padding
+_KEPT = 2 << 30     # bytes of the encoder's output that are kept for the next draw; the rest is encoded again
 _KEYS = ('action', 'reward', 'cost', 'is_first', 'is_terminal')
 
 
@@ -26,19 +27,35 @@ class FeatureReplay:
     """The replay's stream as deter (N, D), stoch (N, S*K), action (N, A) and scalars (N,), float32 on one device.
 
     Of a replay with `mirror` the stream goes on with each episode in the mirror: N is twice its steps. With a generator
-    the latents are drawn from the posterior, without one they are its mode.
+    the latents are drawn from the posterior, without one they are its mode; `draw` does so again. The world model must
+    not change in between.
     """
 
     def __init__(self, agent: Agent, replay: Replay, generator: torch.Generator | None = None):
         device = next(agent.parameters()).device
+        self._agent, self._contract, self._count = agent, replay.contract, len(replay.episodes)
+        self._episodes = episodes = replay.episodes * (2 if replay.mirror else 1)
+        self._embedded: dict[int, torch.Tensor] = {}
         rssm = agent.world_model.rssm
-        count = len(replay.episodes)
-        episodes = replay.episodes * (2 if replay.mirror else 1)
         self.deter = torch.zeros(sum(map(len, episodes)), rssm.deter, device=device)
         self.stoch = torch.zeros(len(self.deter), rssm.stoch * rssm.classes, device=device)
+        # Where the windows may begin that are to hold a violation: anywhere in an episode that has one.
+        number = np.repeat([e.violation for e in episodes], [len(e) for e in episodes])
+        self.violating = np.flatnonzero(number)
+        series = {k: np.concatenate([getattr(e, k) for e in episodes]) for k in _KEYS}
+        series['action'][len(replay):] *= signs(replay.contract)['action']
+        self.series = {k: torch.from_numpy(v).to(device) for k, v in series.items()}
+        self.draw(generator)
+
+    def draw(self, generator: torch.Generator | None = None) -> None:
+        """Filter every episode anew; the encoder's part is done once, as far as it can be kept."""
+        rssm, device = self._agent.world_model.rssm, self.deter.device
+        if parallel.size() > 1:     # summed below: the parts of others are theirs
+            self.deter.zero_()
+            self.stoch.zero_()
         end = 0
-        for number, (first, last) in enumerate(_groups([len(e) for e in episodes])):
-            some = episodes[first:last]
+        for number, (first, last) in enumerate(_groups([len(e) for e in self._episodes])):
+            some = self._episodes[first:last]
             shape = len(some), max(map(len, some)), rssm.stoch, rssm.classes
             # Also for the parts of other processes: the same noise, however many there are.
             gumbel = torch.zeros(shape, device=device) if generator is None else _gumbel(shape, generator)
@@ -46,18 +63,31 @@ class FeatureReplay:
             end = int(starts[-1])
             if number % parallel.size() != parallel.rank():
                 continue  # another process's part
-            some = [mirrored(e, replay.contract) if first + k >= count else e for k, e in enumerate(some)]
-            for k, (deter, stoch) in enumerate(zip(*_states(agent, some, gumbel))):
+            for k, (deter, stoch) in enumerate(zip(*self._states(number, first, some, gumbel))):
                 here = slice(int(starts[k]), int(starts[k + 1]))
                 self.deter[here], self.stoch[here] = deter[:len(some[k])], stoch[:len(some[k])]
         for part in (*self.deter.split(_CHUNK), *self.stoch.split(_CHUNK)):
             parallel.total(part)
-        # Where the windows may begin that are to hold a violation: anywhere in an episode that has one.
-        number = np.repeat([e.violation for e in episodes], [len(e) for e in episodes])
-        self.violating = np.flatnonzero(number)
-        series = {k: np.concatenate([getattr(e, k) for e in episodes]) for k in _KEYS}
-        series['action'][len(replay):] *= signs(replay.contract)['action']
-        self.series = {k: torch.from_numpy(v).to(device) for k, v in series.items()}
+
+    @torch.no_grad()
+    def _states(self, number: int, first: int, some: list[Episode],
+                gumbel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Filter B episodes side by side: deter (B, T, D), stoch (B, T, S*K), T of the longest; shorter ones padded."""
+        agent, longest, device = self._agent, gumbel.shape[1], gumbel.device
+        embedded = self._embedded.get(number)
+        if embedded is None:
+            turned = [mirrored(e, self._contract) if first + k >= self._count else e for k, e in enumerate(some)]
+            names = [s.name for s in (*self._contract.cameras, *self._contract.vectors)]
+            embedded = agent.world_model.encoder({
+                name: _together([(e.images | e.vectors)[name] for e in turned], longest, device) for name in names})
+            if sum(e.nbytes for e in self._embedded.values()) + embedded.nbytes <= _KEPT:
+                self._embedded[number] = embedded
+        # The actions of mirror images are in the series already, those of the episodes themselves too.
+        at = sum(map(len, self._episodes[:first]))
+        action = self.series['action'][at:at + sum(map(len, some))].split([len(e) for e in some])
+        action = torch.nn.utils.rnn.pad_sequence(action, batch_first=True)
+        is_first = _together([e.is_first for e in some], longest, device)
+        return agent.world_model.rssm.observe(embedded, action, is_first, gumbel)[:2]
 
     def __len__(self) -> int:
         return len(self.deter)
@@ -91,18 +121,9 @@ def _gumbel(shape: tuple, generator: torch.Generator) -> torch.Tensor:
     return -torch.log(-torch.log(uniform))
 
 
-@torch.no_grad()
-def _states(agent: Agent, episodes: list[Episode], gumbel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Filter B episodes side by side: deter (B, T, D), stoch (B, T, S*K), T of the longest; shorter ones are padded."""
-    device, longest = gumbel.device, gumbel.shape[1]
-
-    def together(arrays: list[np.ndarray]) -> torch.Tensor:
-        out = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
-        for row, array in zip(out, arrays):
-            row[:len(array)] = array
-        return torch.from_numpy(out).to(device)
-    names = [s.name for s in (*agent.contract.cameras, *agent.contract.vectors)]
-    batch = {name: together([(e.images | e.vectors)[name] for e in episodes]) for name in names}
-    action, is_first = (together([getattr(e, key) for e in episodes]) for key in ('action', 'is_first'))
-    deter, stoch, _, _ = agent.world_model.rssm.observe(agent.world_model.encoder(batch), action, is_first, gumbel)
-    return deter, stoch
+def _together(arrays: list[np.ndarray], longest: int, device: torch.device) -> torch.Tensor:
+    """Stack arrays (T_k, ...) as (B, longest, ...), with zeros behind the shorter ones."""
+    out = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, array in zip(out, arrays):
+        row[:len(array)] = array
+    return torch.from_numpy(out).to(device)

@@ -234,9 +234,10 @@ def train_loop(learner, replay, out: Path, extra: dict) -> None:
                 metrics = learner.update(replay.sample(cfg.batch, cfg.length, learner.rng, rows))
             else:
                 done = learner.step - cfg.steps
-                if features is None or cfg.behaviour_redraw and done % cfg.behaviour_redraw == 0:
-                    features = None     # the old ones are of no use while the new ones are made
+                if features is None:
                     features = FeatureReplay(learner.agent, replay, drawn(cfg, done, learner.device))
+                elif cfg.behaviour_redraw and done % cfg.behaviour_redraw == 0:
+                    features.draw(drawn(cfg, done, learner.device))
                 rows = parallel.share(cfg.behaviour_batch)
                 learner.scale_lr(cosine_lr((learner.step - cfg.steps) / cfg.behaviour_steps, cfg.behaviour_final_lr))
                 metrics = learner.update_behaviour(*features.sample(cfg.behaviour_batch, cfg.behaviour_length,

@@ -20,6 +20,7 @@ from fosp_core.data.replay import Replay
 from fosp_core.data.store import save_episode
 from fosp_core.deploy.toy import make_toy
 from fosp_core.errors import ContractError, RefusedError, TrainingError
+from fosp_core.train import features as features_module
 from fosp_core.train.checkpoint import save_checkpoint
 from fosp_core.train.features import FeatureReplay, _groups
 from fosp_core.train.finetune import finetune
@@ -138,6 +139,26 @@ def test_states_of_episodes_side_by_side_are_those_of_each_alone(contract, plain
     torch.testing.assert_close(drawn[0].sum(-1), together.stoch.sum(-1))
 
 
+def test_states_drawn_again_are_those_of_a_replay_made_anew(contract, make_episode, monkeypatch):
+    """Whether all, some or none of the encoder's output was kept; the images are encoded as often as they must."""
+    agent = Learner(contract, Config.load('debug')).agent
+    encoded = []
+    agent.world_model.encoder.register_forward_hook(lambda module, args, out: encoded.append(out.nbytes))
+    episodes = [make_episode(length, length) for length in (9, 3, 14, *range(4, 24))]
+    replay, generator = Replay(contract, mirror=True).extend(episodes), torch.Generator
+    expected = FeatureReplay(agent, replay, generator().manual_seed(7))
+    groups, first, everything = len(encoded), encoded[0], sum(encoded)
+    assert groups > 2
+    for kept, again in ((everything, 0), (everything - 1, 1), (first, groups - 1), (0, groups)):
+        monkeypatch.setattr(features_module, '_KEPT', kept)
+        found = FeatureReplay(agent, replay)
+        assert not torch.equal(found.stoch, expected.stoch)
+        encoded.clear()
+        found.draw(generator().manual_seed(7))
+        assert torch.equal(found.stoch, expected.stoch) and torch.equal(found.deter, expected.deter)
+        assert len(encoded) == again
+
+
 def test_a_long_episode_is_filtered_alone():
     assert _groups([9] * 20) == [(0, 16), (16, 20)] and _groups([5]) == [(0, 1)]
     assert _groups([900, 900, 900, 5000, 3]) == [(0, 2), (2, 3), (3, 4), (4, 5)]
@@ -159,12 +180,12 @@ def test_the_key_is_a_list(contract, value):
 
 @pytest.mark.parametrize(('redraw', 'expected'), [(0, [None]), (2, [0, 1, 2])])
 def test_states_are_drawn_anew_in_the_behaviour_phase(contract, make_episode, tmp_path, monkeypatch, redraw, expected):
-    made, init = [], FeatureReplay.__init__
+    made, draw = [], FeatureReplay.draw
 
-    def watched(self, agent, replay, generator=None):
+    def watched(self, generator=None):
         made.append(generator)
-        init(self, agent, replay, generator)
-    monkeypatch.setattr(FeatureReplay, '__init__', watched)
+        draw(self, generator)
+    monkeypatch.setattr(FeatureReplay, 'draw', watched)
     config = Config.load('debug', ['train.steps=0', 'train.behaviour_steps=5', f'train.behaviour_redraw={redraw}',
                                    'train.behaviour_batch=4', 'train.behaviour_length=4', 'train.seed=3'])
     train_loop(Learner(contract, config), Replay(contract).extend([make_episode(12, 0, violation=True)]), tmp_path,
