@@ -162,6 +162,21 @@ def test_alignment_touches_critics_and_reachability_alone(bundle):
     assert align.pre_align(learner, [], episodes, [])['measured_on'] == 'online'
 
 
+@pytest.mark.parametrize('turned', [True, False])
+def test_alignment_learns_from_mirror_images_and_is_judged_by_episodes_as_they_were(bundle, monkeypatch, turned):
+    learner = finetune.load_learner(bundle, 0, overrides=[
+        'alignment.steps=1', 'alignment.min_rho=-1', 'alignment.max_drop=2', f'train.mirror={turned}'.lower()])
+    made, init = [], align.FeatureReplay.__init__
+
+    def watched(self, *args):
+        init(self, *args)
+        made.append(len(self))
+    monkeypatch.setattr(align.FeatureReplay, '__init__', watched)
+    episodes = [walk(seed) for seed in range(5)]
+    align.pre_align(learner, episodes[:3], [], episodes[3:])
+    assert made == [3 * len(episodes[0]) * (2 if turned else 1), 2 * len(episodes[0])]
+
+
 def test_a_refusal_leaves_the_learner_as_it_was(bundle):
     learner = finetune.load_learner(bundle, 0, overrides=['alignment.steps=3', 'alignment.min_rho=0.999'])
     learner.begin_online()
