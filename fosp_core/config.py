@@ -188,6 +188,8 @@ class TrainConfig:
     behaviour_length: int = _number(9, '[2, 1000000]')
     # of every learning rate at the end of that phase, along a cosine (ours)
     behaviour_final_lr: float = _number(1.0, '[0, 1]')
+    # actor's and critics' learning rate in that phase, as a factor of theirs (ours)
+    behaviour_lr_scale: float = _number(1.0, _NOT_NEGATIVE)
     # whether `steps` train all; else the world model alone, and the rest learns in the behaviour steps (ours)
     joint: bool = True
     mirror: bool = True              # half of the data as a mirror shows it, where the contract names one (ours)

@@ -75,14 +75,15 @@ class Learner:
         return torch.optim.Adam(parameters, torch.tensor(lr, device=self.device) if captured else lr, eps=eps,
                                 fused=True, capturable=captured)
 
-    def scale_lr(self, factor: float) -> None:
-        """Set every learning rate to `factor` times the configured one."""
+    def scale_lr(self, factor: float, policy: float = 1.0) -> None:
+        """Set every learning rate to `factor` times the configured one; of actor and critics, `policy` times that."""
         for name, optimizer in self.optimizers.items():
+            rate = factor * self._lr[name] * (policy if name in ('actor', 'critic') else 1.0)
             for group in optimizer.param_groups:
                 if isinstance(group['lr'], Tensor):  # a captured step reads it from there
-                    group['lr'].fill_(factor * self._lr[name])
+                    group['lr'].fill_(rate)
                 else:
-                    group['lr'] = factor * self._lr[name]
+                    group['lr'] = rate
 
     def forget_graph(self) -> None:
         """Record the step anew: what was constant in a captured one has changed."""

@@ -239,7 +239,8 @@ def train_loop(learner, replay, out: Path, extra: dict) -> None:
                 elif cfg.behaviour_redraw and done % cfg.behaviour_redraw == 0:
                     features.draw(drawn(cfg, done, learner.device))
                 rows = parallel.share(cfg.behaviour_batch)
-                learner.scale_lr(cosine_lr((learner.step - cfg.steps) / cfg.behaviour_steps, cfg.behaviour_final_lr))
+                learner.scale_lr(cosine_lr((learner.step - cfg.steps) / cfg.behaviour_steps, cfg.behaviour_final_lr),
+                                 cfg.behaviour_lr_scale)
                 metrics = learner.update_behaviour(*features.sample(cfg.behaviour_batch, cfg.behaviour_length,
                                                                     learner.rng, rows))
             log.advance()

@@ -193,6 +193,24 @@ def test_states_are_drawn_anew_in_the_behaviour_phase(contract, make_episode, tm
     assert [g if g is None else g.initial_seed() - 3 * 1_000_003 for g in made] == expected
 
 
+def test_actor_and_critics_have_a_rate_of_their_own_in_the_behaviour_phase(contract, make_episode, tmp_path,
+                                                                           monkeypatch):
+    """At each phase's first step the cosine is at 1; the reachability estimate keeps its rate."""
+    seen, finish = [], Learner._finish
+
+    def watched(self, metrics):
+        seen.append({name: o.param_groups[0]['lr'] for name, o in self.optimizers.items()})
+        return finish(self, metrics)
+    monkeypatch.setattr(Learner, '_finish', watched)
+    config = Config.load('debug', ['train.steps=1', 'train.behaviour_steps=1', 'train.behaviour_lr_scale=4',
+                                   'train.behaviour_batch=4', 'train.behaviour_length=4', 'train.length=4'])
+    train_loop(Learner(contract, config), Replay(contract).extend([make_episode(12, 0, violation=True)]), tmp_path,
+               {'data_hash': 'x'})
+    joint, behaviour = seen
+    assert joint['actor'] == joint['critic'] == config.behaviour.lr
+    assert {k: behaviour[k] / joint[k] for k in joint} == {'world_model': 1, 'actor': 4, 'critic': 4, 'reach': 1}
+
+
 def test_a_run_goes_on_with_the_mirror_it_began_with(contract, tmp_path):
     learner = Learner(contract, Config.load('debug'))
     args = argparse.Namespace(out=tmp_path, no_resume=False, init=None, world_model=None)

@@ -30,7 +30,7 @@ from fosp_core.train.pretrain import train_loop
 from fosp_core.train.run_log import forget_after
 
 STEPS = ['train.steps=12', 'train.behaviour_steps=8', 'train.behaviour_batch=8', 'train.behaviour_length=6',
-         'train.save_every=5', 'train.log_every=1', 'train.length=8',
+         'train.save_every=5', 'train.log_every=1', 'train.length=8', 'train.behaviour_lr_scale=2',
          'train.behaviour_redraw=2']     # not every checkpoint is of a step at which the states are drawn anew
 CONFIG = Config.load('debug', [*STEPS, 'constraint.lambda_init=0.01', 'constraint.penalty_init=0.1'])
 EXTRA = {'data_hash': 'x'}
