@@ -19,7 +19,7 @@ from fosp_core.world_model.model import States
 
 _CHUNK = 65536  # steps per message between processes
 _TOGETHER, _STEPS = 16, 2048    # episodes that are filtered side by side at most, and steps of them with the padding
-_KEPT = 2 << 30     # bytes of the encoder's output that are kept for the next draw; the rest is encoded again
+_KEPT = 2 << 30     # bytes of the encoder's output; what is beyond them is encoded again at each draw
 _KEYS = ('action', 'reward', 'cost', 'is_first', 'is_terminal')
 
 
@@ -28,14 +28,15 @@ class FeatureReplay:
 
     Of a replay with `mirror` the stream goes on with each episode in the mirror: N is twice its steps. With a generator
     the latents are drawn from the posterior, without one they are its mode; `draw` does so again. The world model must
-    not change in between.
+    not change in between. `keep`: what the encoder says is kept for the next draw, as far as 2 GiB go.
     """
 
-    def __init__(self, agent: Agent, replay: Replay, generator: torch.Generator | None = None):
+    def __init__(self, agent: Agent, replay: Replay, generator: torch.Generator | None = None, keep: bool = False):
         device = next(agent.parameters()).device
         self._agent, self._contract, self._count = agent, replay.contract, len(replay.episodes)
         self._episodes = episodes = replay.episodes * (2 if replay.mirror else 1)
         self._embedded: dict[int, torch.Tensor] = {}
+        self._room = _KEPT if keep else 0
         rssm = agent.world_model.rssm
         self.deter = torch.zeros(sum(map(len, episodes)), rssm.deter, device=device)
         self.stoch = torch.zeros(len(self.deter), rssm.stoch * rssm.classes, device=device)
@@ -48,7 +49,7 @@ class FeatureReplay:
         self.draw(generator)
 
     def draw(self, generator: torch.Generator | None = None) -> None:
-        """Filter every episode anew; the encoder's part is done once, as far as it can be kept."""
+        """Filter every episode anew."""
         rssm, device = self._agent.world_model.rssm, self.deter.device
         if parallel.size() > 1:     # summed below: the parts of others are theirs
             self.deter.zero_()
@@ -80,7 +81,7 @@ class FeatureReplay:
             names = [s.name for s in (*self._contract.cameras, *self._contract.vectors)]
             embedded = agent.world_model.encoder({
                 name: _together([(e.images | e.vectors)[name] for e in turned], longest, device) for name in names})
-            if sum(e.nbytes for e in self._embedded.values()) + embedded.nbytes <= _KEPT:
+            if sum(e.nbytes for e in self._embedded.values()) + embedded.nbytes <= self._room:
                 self._embedded[number] = embedded
         # The actions of mirror images are in the series already, those of the episodes themselves too.
         at = sum(map(len, self._episodes[:first]))

@@ -235,7 +235,8 @@ def train_loop(learner, replay, out: Path, extra: dict) -> None:
             else:
                 done = learner.step - cfg.steps
                 if features is None:
-                    features = FeatureReplay(learner.agent, replay, drawn(cfg, done, learner.device))
+                    features = FeatureReplay(learner.agent, replay, drawn(cfg, done, learner.device),
+                                             keep=cfg.behaviour_redraw > 0)
                 elif cfg.behaviour_redraw and done % cfg.behaviour_redraw == 0:
                     features.draw(drawn(cfg, done, learner.device))
                 rows = parallel.share(cfg.behaviour_batch)

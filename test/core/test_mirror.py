@@ -149,9 +149,10 @@ def test_states_drawn_again_are_those_of_a_replay_made_anew(contract, make_episo
     expected = FeatureReplay(agent, replay, generator().manual_seed(7))
     groups, first, everything = len(encoded), encoded[0], sum(encoded)
     assert groups > 2
-    for kept, again in ((everything, 0), (everything - 1, 1), (first, groups - 1), (0, groups)):
+    for keep, kept, again in ((True, everything, 0), (True, everything - 1, 1), (True, first, groups - 1),
+                              (False, everything, groups)):
         monkeypatch.setattr(features_module, '_KEPT', kept)
-        found = FeatureReplay(agent, replay)
+        found = FeatureReplay(agent, replay, keep=keep)
         assert not torch.equal(found.stoch, expected.stoch)
         encoded.clear()
         found.draw(generator().manual_seed(7))
@@ -188,8 +189,10 @@ def test_states_are_drawn_anew_in_the_behaviour_phase(contract, make_episode, tm
     monkeypatch.setattr(FeatureReplay, 'draw', watched)
     config = Config.load('debug', ['train.steps=0', 'train.behaviour_steps=5', f'train.behaviour_redraw={redraw}',
                                    'train.behaviour_batch=4', 'train.behaviour_length=4', 'train.seed=3'])
-    train_loop(Learner(contract, config), Replay(contract).extend([make_episode(12, 0, violation=True)]), tmp_path,
-               {'data_hash': 'x'})
+    learner, encoded = Learner(contract, config), []
+    learner.agent.world_model.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    train_loop(learner, Replay(contract).extend([make_episode(12, 0, violation=True)]), tmp_path, {'data_hash': 'x'})
+    assert len(encoded) == 1, 'the pictures are encoded once, however often the states are drawn'
     assert [g if g is None else g.initial_seed() - 3 * 1_000_003 for g in made] == expected
 
 
