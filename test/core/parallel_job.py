@@ -51,6 +51,10 @@ def curve(pack: str) -> dict:
         cfg, learner = config.train, Learner(contract, config)
         log = [learner.update(replay.sample(cfg.batch, cfg.length, learner.rng, parallel.share(cfg.batch)))
                for _ in range(UPDATES)]
+        # The parts of the processes are summed: at a second draw each must begin at zero again.
+        fresh = FeatureReplay(Learner(contract, config).agent, replay, keep=True)
+        fresh.draw(torch.Generator().manual_seed(7))
+        again = [float(x.double().square().sum()) for x in (fresh.deter, fresh.stoch)]
         features = FeatureReplay(learner.agent, replay)
         log += [learner.update_behaviour(*features.sample(cfg.behaviour_batch, cfg.behaviour_length, learner.rng,
                                                           parallel.share(cfg.behaviour_batch)))
@@ -58,7 +62,8 @@ def curve(pack: str) -> dict:
         ends = {k: [float(v.double().sum()), float(v.double().square().mean())]
                 for k, v in learner.agent.state_dict().items()}
         result[name] = {'log': log, 'ends': ends, 'draws': [float(learner.rng.random()), float(
-            torch.rand(1, generator=learner.generator))], 'features': float(features.deter.double().square().sum())}
+            torch.rand(1, generator=learner.generator))], 'features': float(features.deter.double().square().sum()),
+            'again': again}
     return result
 
 

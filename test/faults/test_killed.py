@@ -72,7 +72,7 @@ def test_a_killed_commander_leaves_the_stops_and_sigint_ends_with_zero(started, 
     rig, cell, guard, commander = started
     moving(rig, cell)
     # Enough moves for the incident to show: after a fixed time a busy machine had seen one or two.
-    rig.wait_for(lambda: sum(v.any() for _, _, v in cell.sent) >= 6, 10.0, 'six moves')
+    rig.wait_for(lambda: sum(v.any() for _, _, v in cell.sent) >= 12, 10.0, 'twelve moves')
     os.kill(commander.pid, signal.SIGKILL)
     killed, wall = time.monotonic(), time.time()
     rig.wait_for(lambda: cell.reason == 'command_stale', 3.0, 'command_stale')
