@@ -28,7 +28,7 @@ class FeatureReplay:
 
     Of a replay with `mirror` the stream goes on with each episode in the mirror: N is twice its steps. With a generator
     the latents are drawn from the posterior, without one they are its mode; `draw` does so again. The world model must
-    not change in between. `keep`: what the encoder says is kept for the next draw, as far as 2 GiB go.
+    not change in between. `keep`: the encoder's embeddings stay for the next draw, in each process as far as 2 GiB go.
     """
 
     def __init__(self, agent: Agent, replay: Replay, generator: torch.Generator | None = None, keep: bool = False):
@@ -49,7 +49,7 @@ class FeatureReplay:
         self.draw(generator)
 
     def draw(self, generator: torch.Generator | None = None) -> None:
-        """Filter every episode anew."""
+        """Write deter and stoch anew: the latents drawn with the generator, or without one their mode."""
         rssm, device = self._agent.world_model.rssm, self.deter.device
         if parallel.size() > 1:     # summed below: the parts of others are theirs
             self.deter.zero_()
@@ -64,16 +64,19 @@ class FeatureReplay:
             end = int(starts[-1])
             if number % parallel.size() != parallel.rank():
                 continue  # another process's part
-            for k, (deter, stoch) in enumerate(zip(*self._states(number, first, some, gumbel))):
+            for k, (deter, stoch) in enumerate(zip(*self._states(number, first, some, int(starts[0]), gumbel))):
                 here = slice(int(starts[k]), int(starts[k + 1]))
                 self.deter[here], self.stoch[here] = deter[:len(some[k])], stoch[:len(some[k])]
         for part in (*self.deter.split(_CHUNK), *self.stoch.split(_CHUNK)):
             parallel.total(part)
 
     @torch.no_grad()
-    def _states(self, number: int, first: int, some: list[Episode],
+    def _states(self, number: int, first: int, some: list[Episode], at: int,
                 gumbel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Filter B episodes side by side: deter (B, T, D), stoch (B, T, S*K), T of the longest; shorter ones padded."""
+        """Filter the B episodes from `first` on, of which the stream has the steps from `at` on, side by side.
+
+        gumbel (B, T, S, K), T of the longest; returns deter (B, T, D), stoch (B, T, S*K), shorter ones padded.
+        """
         agent, longest, device = self._agent, gumbel.shape[1], gumbel.device
         embedded = self._embedded.get(number)
         if embedded is None:
@@ -83,11 +86,9 @@ class FeatureReplay:
                 name: _together([(e.images | e.vectors)[name] for e in turned], longest, device) for name in names})
             if sum(e.nbytes for e in self._embedded.values()) + embedded.nbytes <= self._room:
                 self._embedded[number] = embedded
-        # The actions of mirror images are in the series already, those of the episodes themselves too.
-        at = sum(map(len, self._episodes[:first]))
-        action = self.series['action'][at:at + sum(map(len, some))].split([len(e) for e in some])
-        action = torch.nn.utils.rnn.pad_sequence(action, batch_first=True)
-        is_first = _together([e.is_first for e in some], longest, device)
+        lengths = [len(e) for e in some]
+        action, is_first = (torch.nn.utils.rnn.pad_sequence(self.series[key][at:at + sum(lengths)].split(lengths),
+                                                            batch_first=True) for key in ('action', 'is_first'))
         return agent.world_model.rssm.observe(embedded, action, is_first, gumbel)[:2]
 
     def __len__(self) -> int:
