@@ -141,8 +141,8 @@ class ExpansionConfig:
     online_weight: str = _choice('linear', 'exp', 'none')  # linear: P1; none: no term on imagined actions
     # of every learning rate: fresh optimisers move each weight by lr per step (ours)
     online_lr_scale: float = _number(0.1, _NOT_NEGATIVE)
-    # weight of the dataset actor term while fine-tuning (ours); 0: P1's loss alone
-    online_in_sample: float = _number(1.0, _NOT_NEGATIVE)
+    # weight of the dataset actor term beside the one on imagined actions (ours); 0: P1's loss alone
+    online_in_sample: float = _number(0.0, _NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,14 @@
 A card is a view: it is written anew whenever a bundle is, so that it cannot tell of a level that was replaced.
 """
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from fosp_core.deploy.bundle import FILES, Bundle, is_word, write_bundle
 from fosp_core.errors import BundleError, DataError, FospError
@@ -78,9 +81,16 @@ def _evaluated(rows: Sequence[dict]) -> list[str]:
               f'{rate(r, "cv")} | {r["interventions"]} |' for r in rows), '']
 
 
-def derive(bundle: Bundle, out: Path, version: str, changes: dict, calibration: dict | None = None) -> Bundle:
-    """Write a child of `bundle`: the same weights and graphs, a manifest with `changes`, its card, its calibration."""
+def derive(bundle: Bundle, out: Path, version: str, changes: dict, calibration: dict | None = None,
+           mirror: Sequence[str] | None = None) -> Bundle:
+    """Write a child of `bundle`: the same weights and graphs, a manifest with `changes`, its card, its calibration.
+
+    With `mirror` its contract has these fields in the place of its own: they are no part of what a contract demands.
+    """
     files = {name: bundle.read(name) for name in FILES}
+    if mirror is not None:
+        contract = dataclasses.replace(bundle.contract, mirror=tuple(mirror))
+        files['contract.yaml'] = yaml.safe_dump(contract.to_dict(), sort_keys=False).encode()
     manifest = {k: v for k, v in bundle.manifest.items() if k != 'files'} | changes | {
         'version': version, 'parent': bundle.version, 'parent_sha256': bundle.sha256,
         'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='microseconds')}
@@ -155,8 +165,7 @@ def with_evaluations(bundle: Bundle, out: Path, version: str, files: Sequence[Pa
     An evaluation of the same task, policy, layouts and way replaces an older one; twice among `files` is a FospError.
     What its metrics say of a level that was replaced since is left out.
     """
-    if note is not None and not note.isprintable():
-        raise FospError(f'--note {note!r}: expected one line of text')
+    said = noted(note)
 
     def key(row: dict) -> tuple:
         return row['task'], row['phase'], row['through'], row['seed']
@@ -171,6 +180,11 @@ def with_evaluations(bundle: Bundle, out: Path, version: str, files: Sequence[Pa
     # Calibrated after its training, so that those of the training are of another level; a fine-tuned child judges anew.
     if 'through' in bundle.calibration and 'inherited_from' not in bundle.calibration:
         changes['metrics'] = {k: v for k, v in bundle.manifest['metrics'].items() if k not in LEVEL_METRICS}
-    if note is not None:
-        changes[NOTE] = note
-    return derive(bundle, out, version, changes)
+    return derive(bundle, out, version, changes | said)
+
+
+def noted(note: str | None) -> dict:
+    """Return the `changes` of a child whose card begins with `note`; FospError when that is more than a line."""
+    if note is not None and not note.isprintable():
+        raise FospError(f'--note {note!r}: expected one line of text')
+    return {} if note is None else {NOTE: note}

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card tells of the model that lies beside it: prevents figures of another level or another model in it."""
 
+import dataclasses
 import json
 
 import pytest
 
 from fosp_core.cli import main
+from fosp_core.config import Config
 from fosp_core.contract import Contract
 from fosp_core.deploy import bundle as bundles
 from fosp_core.deploy import card, recalibrate
@@ -128,7 +130,51 @@ def test_what_is_no_evaluation_of_it_is_refused_in_one_line(model, tmp_path, cap
     assert not out.exists()
 
 
-@pytest.mark.parametrize('more', [['card'], ['verify', '--note', 'x'], ['verify', '--out', 'x'],
+def test_settings_change_what_a_fine_tune_reads_and_nothing_else(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = dataclasses.replace(CONTRACT, mirror=())
+    old = card.derive(model, tmp_path / 'old', 'old', {'config': Config.load('debug').to_dict()}, mirror=())
+    assert old.contract.mirror == () and old.contract.hash == plain.hash
+    old = card.with_evaluations(old, tmp_path / 'told', 'told', [evaluation(tmp_path / 'e.json', old)])
+    sets = ['--set', 'expansion.online_in_sample=0.25', '--set', 'train.mirror=false']
+    assert main(['bundle', 'settings', str(old.path), *sets, '--note', 'Said anew.']) == 0
+    assert 'told-settings-' in capsys.readouterr().out
+    new = Bundle.open(next(p for p in tmp_path.iterdir() if p.name.startswith('told-settings-')), CONTRACT)
+    assert all(new.read(n) == old.read(n) for n in bundles.FILES if n != 'card.md')
+    was, config = (Config.from_dict(b.manifest['config']).to_dict() for b in (old, new))
+    assert {f'{s}.{k}': v for s, keys in config.items() if isinstance(keys, dict) for k, v in keys.items()
+            if was[s].get(k) != v} == {'expansion.online_in_sample': 0.25, 'train.mirror': False}
+    assert new.manifest['evaluations'] == old.manifest['evaluations'] and old.sha256 in new.manifest['acts_as']
+    text = new.read('card.md').decode()
+    assert text.startswith('# toy told-settings') and 'Said anew.' in text
+    file = str(config_file('contract_safereach.yaml'))
+    assert main(['bundle', 'settings', str(old.path), '--contract', file, '--out', 'sides', '--version', 'sides']) == 0
+    sides = Bundle.open(tmp_path / 'sides', CONTRACT)
+    assert sides.contract.mirror == CONTRACT.mirror != () and sides.manifest['config'] == old.manifest['config']
+    assert all(sides.read(n) == old.read(n) for n in bundles.FILES if n not in ('card.md', 'contract.yaml'))
+
+
+@pytest.mark.parametrize(('key', 'words'), [
+    ('expansion.reach_gate=0.3', 'expected a key of a fine-tune alone: alignment.*'),
+    ('network.deter=9', 'hangs on it'),
+    ('expansion.online_lr_scale=-1', 'online_lr_scale'), ('train.nothing=1', 'unknown key nothing')])
+def test_a_setting_that_the_model_hangs_on_is_refused(model, tmp_path, key, words, capsys):
+    old = card.derive(model, tmp_path / 'old', 'old', {'config': Config.load('debug').to_dict()})
+    before = sorted(tmp_path.rglob('*'))
+    assert main(['bundle', 'settings', str(old.path), '--set', key, '--out', str(tmp_path / 'new')]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count('\n') == 1 and sorted(tmp_path.rglob('*')) == before
+
+
+def test_a_model_without_a_configuration_has_no_settings(model, tmp_path, capsys):
+    out = tmp_path / 'new'
+    assert main(['bundle', 'settings', str(model.path), '--set', 'train.mirror=false', '--out', str(out)]) == 2
+    assert 'no key config' in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize('more', [['card'], ['verify', '--note', 'x'], ['verify', '--out', 'x'], ['settings'],
+                                  ['card', '--note', 'x', '--set', 'train.mirror=false'],
+                                  ['settings', '--set', 'train.mirror=false', '--evaluation', 'x'],
                                   ['card', '--note', 'two\nlines'], ['card', '--note', 'x', '--version', '../x']])
 def test_bad_usage_is_one_line(model, more, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
