@@ -138,6 +138,15 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     raise RefusedError(refusal)
 
 
+def _sided(trained, here):
+    """Return the bundle's contract with the mirror in force.
+
+    Whether a scene in a mirror is a scene is for this robot to say, not for the one of the pretraining; but a model
+    that has never seen one spends its few steps on them (measured: docs/explanation/results.md).
+    """
+    return dataclasses.replace(trained, mirror=here.mirror if trained.mirror else ())
+
+
 def refused_folder(out: Path) -> Path:
     """Return where a refused model is kept: beside the place that it was meant for."""
     return out.with_name(f'{out.name}.refused')
@@ -215,8 +224,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.contract:
             contract = Contract.load(args.contract)     # the bundle's does not say where foreign bags have their data
             contract.require_same(bundle.contract.hash, str(bundle.path), bundle.contract.to_dict())
-            # Whether a scene in a mirror is a scene is for this robot to say, not for the one of the pretraining.
-            bundle = dataclasses.replace(bundle, contract=dataclasses.replace(bundle.contract, mirror=contract.mirror))
+            bundle = dataclasses.replace(bundle, contract=_sided(bundle.contract, contract))
         offline = load_dataset([args.offline], contract) if args.offline else []
         _say('start', steps=args.steps, online=len(online), offline=len(offline))
         began = started = time.monotonic()

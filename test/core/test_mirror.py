@@ -10,6 +10,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fosp_core.cli import main
 from fosp_core.config import Config
@@ -18,9 +19,11 @@ from fosp_core.data import mirror
 from fosp_core.data.mirror import mirrored
 from fosp_core.data.replay import Replay
 from fosp_core.data.store import save_episode
+from fosp_core.deploy import card
 from fosp_core.deploy.toy import make_toy
 from fosp_core.errors import ContractError, RefusedError, TrainingError
 from fosp_core.train import features as features_module
+from fosp_core.train import finetune as worker
 from fosp_core.train.checkpoint import save_checkpoint
 from fosp_core.train.features import FeatureReplay, _groups
 from fosp_core.train.finetune import finetune
@@ -238,6 +241,22 @@ def test_a_fine_tune_learns_from_the_mirror_where_its_contract_has_one(make_epis
         with contextlib.suppress(RefusedError):
             finetune(parent, online, [], tmp_path / f'{k}', 1, 0, overrides=[f'train.mirror={str(setting).lower()}'])
     assert asked == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(('trained', 'here', 'turned'), [
+    (FIELDS, FIELDS, FIELDS), ((), FIELDS, ()), (FIELDS, (), ()), ((), (), ())])
+def test_a_mirror_is_for_the_robot_to_allow_and_for_a_model_that_has_seen_one(tmp_path, monkeypatch, make_episode,
+                                                                              contract, trained, here, turned):
+    toy = make_toy(tmp_path / 'toy')
+    parent = card.derive(toy, tmp_path / 'parent', 'parent', {}, mirror=trained)
+    save_episode(tmp_path / 'episodes' / '0.npz', make_episode(20, 0))
+    file = tmp_path / 'contract.yaml'
+    file.write_text(yaml.safe_dump(dataclasses.replace(contract, mirror=here).to_dict()))
+    given = []
+    monkeypatch.setattr(worker, 'finetune', lambda bundle, *args, **kwargs: given.append(bundle.contract) or bundle)
+    assert worker.main(['--bundle', str(parent.path), '--episodes', str(tmp_path / 'episodes'), '--contract', str(file),
+                        '--out', str(tmp_path / 'out'), '--nice', '0']) == 0
+    assert given[0].mirror == turned and given[0].hash == contract.hash
 
 
 def test_pretraining_learns_from_the_mirror_and_says_so_in_its_checkpoints(make_episode, tmp_path, monkeypatch, capsys):
