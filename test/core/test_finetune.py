@@ -280,8 +280,8 @@ def test_wrong_options_are_one_line_and_2(worker, options, message):
     assert code == 2 and message in error and error.count('\n') == 1 and not out.exists()
 
 
-def test_the_shipped_model_still_loads():
-    """Bundles written before a key existed take its default."""
+def test_the_shipped_model_still_loads_and_is_fine_tuned_as_a_new_one_would_be():
+    """Bundles written before a key existed take its default; one that says another value than today's is stale."""
     shipped = sorted((share_dir() / 'models' / 'safereach').iterdir())
     for folder in [f for f in shipped if f.is_dir()]:
         try:
@@ -289,4 +289,6 @@ def test_the_shipped_model_still_loads():
         except FospError as error:
             pytest.fail(str(error))
         assert learner.config.alignment.steps == 0 and learner.config.method == 'fosp'
+        assert learner.config.expansion == Config.load('small').expansion
+        assert learner.config.expansion.online_in_sample == 0.0
         finetune.load_learner(Bundle.open(folder), 0, 'marvel')
