@@ -32,7 +32,7 @@ COMMANDS = {
     'play': ('fosp_ros.play', "publish a bag's replay records to a running trainer"),
     'bench': ('fosp_core.bench', 'measure latency and throughput'),
     'calibrate': ('fosp_core.deploy.calibrate_cli', 'recompute the levels of a bundle on held-out bags'),
-    'bundle': ('fosp_core.deploy.bundle_cli', 'verify a model bundle; put evaluations into its card'),
+    'bundle': ('fosp_core.deploy.bundle_cli', 'verify a model bundle; evaluations into its card; change its settings'),
     'pack': ('fosp_core.data.pack_cli', 'bags to one flat folder that opens at once'),
     'audit': ('fosp_core.audit.cli', 'what the safety filter did, and why it stopped'),
     'import': ('fosp_core.formats.import_cli', 'HDF5, Minari and LeRobot data sets to a packed folder or a bag'),

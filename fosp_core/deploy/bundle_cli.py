@@ -7,6 +7,7 @@ learns otherwise. Imported by the CLI alone.
 
 import argparse
 import hashlib
+import json
 from pathlib import Path
 
 from fosp_core.contract import Contract
@@ -23,42 +24,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'contract and calibration; card: a new bundle that differs by its card alone; settings: one '
                         'that differs by what a fine-tune of it reads')
     parser.add_argument('dir', help='bundle directory, or a folder with `current` or one bundle in it')
-    parser.add_argument('--contract', help='contract YAML that the bundle must have been made for; settings: the new '
-                        'bundle takes its `mirror`')
+    parser.add_argument('--contract', help='contract YAML that the bundle must have been made for')
     parser.add_argument('--allow-uncalibrated', action='store_true', help='do not demand a calibration')
     parser.add_argument('--json', metavar='PATH', help='also write the result as JSON (- for standard output alone)')
     parser.add_argument('--evaluation', action='append', metavar='FILE', default=[],
                         help='card: what fosp evaluate --json wrote about this model; may be repeated')
     parser.add_argument('--set', action='append', metavar='SECTION.KEY=VALUE', default=[], dest='overrides',
-                        help='settings: of alignment, gates, train, or how expansion learns online; may be repeated')
+                        help='settings: a key that a fine-tune alone reads; may be repeated')
+    parser.add_argument('--mirror', action='store_true', help='settings: a fine-tune learns from the mirror images '
+                        'that --contract allows, or from none where it allows none')
     parser.add_argument('--note', metavar='TEXT', help='a line that the new card begins with')
     parser.add_argument('--out', metavar='DIR', help='folder of the new bundle (default: its version, here)')
     parser.add_argument('--version', help='version of the new bundle (default: <old>-<action>-<hash>)')
 
 
 OPTIONS = {'verify': (), 'card': ('--evaluation', '--note', '--out', '--version'),
-           'settings': ('--set', '--note', '--out', '--version')}
+           'settings': ('--set', '--mirror', '--note', '--out', '--version')}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify the bundle, or a new one with another card, and say what it is; a fault is raised as FospError."""
+    """Verify the bundle, or write a child of it, and say what it is; a fault is raised as FospError."""
     given = {'--evaluation': args.evaluation, '--set': args.overrides, '--note': args.note, '--out': args.out,
-             '--version': args.version}
+             '--version': args.version, '--mirror': args.mirror or None}
     for option, value in given.items():
         if value not in (None, []) and option not in OPTIONS[args.action]:
             raise FospError(f'bundle {args.action}: {option} is no option of it')
     if args.action == 'card' and not args.evaluation and args.note is None:
         raise FospError('bundle card: expected --evaluation FILE or --note TEXT')
-    if args.action == 'settings' and not args.overrides and not args.contract:
-        raise FospError('bundle settings: expected --set SECTION.KEY=VALUE or --contract FILE')
+    if args.action == 'settings' and not (args.overrides or args.mirror) or args.mirror and not args.contract:
+        raise FospError('bundle settings: expected --set SECTION.KEY=VALUE, or --mirror with --contract FILE')
     contract = Contract.load(args.contract) if args.contract else None
     bundle = Bundle.open(args.dir, contract, calibrated=not args.allow_uncalibrated)
     if args.action == 'card':
         bundle = _with_card(bundle, args)
     elif args.action == 'settings':
-        version = _version(bundle, args, hashlib.sha256('\n'.join([*args.overrides, *(
-            contract.mirror if contract else ())]).encode()))
-        bundle = with_settings(bundle, Path(args.out or version), version, args.overrides, contract, args.note)
+        mirror = list(contract.mirror) if args.mirror else None
+        version = _version(bundle, args, hashlib.sha256(json.dumps([args.overrides, mirror, args.note]).encode()))
+        bundle = with_settings(bundle, Path(args.out or version), version, args.overrides, mirror, args.note)
     reach = bundle.calibration.get('reachability') or {}
     result = {'path': str(bundle.path), 'name': bundle.name, 'version': bundle.version, 'sha256': bundle.sha256,
               'contract': bundle.contract.name, 'contract_hash': bundle.contract.hash,

@@ -15,6 +15,7 @@ import torch
 from fosp_core.agent.agent import Agent
 from fosp_core.agent.alignment import alignment_loss, discounted_to_go, rank_correlation
 from fosp_core.agent.networks import ema_update
+from fosp_core.contract import Contract
 from fosp_core.data.episode import Episode
 from fosp_core.data.replay import Replay
 from fosp_core.errors import AlignmentError, TrainingError
@@ -42,8 +43,11 @@ def correlations(agent: Agent, features: FeatureReplay) -> dict[str, float]:
 
 
 def pre_align(learner: Learner, offline: list[Episode], online: list[Episode], held: list[Episode],
-              progress: Callable[[int], None] | None = None) -> dict[str, float | int | str | None]:
+              progress: Callable[[int], None] | None = None,
+              contract: Contract | None = None) -> dict[str, float | int | str | None]:
     """Make `alignment.steps` steps on the critics and p alone; world model, actors and multiplier stay.
+
+    `contract` says what a mirror image is (default: that of the model).
 
     Returns `steps`, `pairs`, `measured_on` (held-out or online), `rho_reward_before`, `rho_reward_after`,
     `rho_cost_before`, `rho_cost_after` (None: the measured returns do not vary, so there is nothing to rank).
@@ -54,7 +58,7 @@ def pre_align(learner: Learner, offline: list[Episode], online: list[Episode], h
     weights = {k: v.clone() for k, v in agent.state_dict().items()}
     random = learner.generator.get_state(), learner.rng.bit_generator.state
     try:
-        return _pre_align(learner, offline, online, held, progress)
+        return _pre_align(learner, offline, online, held, progress, contract or learner.contract)
     except TrainingError:
         agent.load_state_dict(weights)
         learner.generator.set_state(random[0])
@@ -63,12 +67,12 @@ def pre_align(learner: Learner, offline: list[Episode], online: list[Episode], h
 
 
 def _pre_align(learner: Learner, offline: list[Episode], online: list[Episode], held: list[Episode],
-               progress: Callable[[int], None] | None) -> dict:
+               progress: Callable[[int], None] | None, contract: Contract) -> dict:
     cfg, agent = learner.config.alignment, learner.agent
     used = _spread(offline, cfg.episodes) + online
     if not used:
         raise TrainingError('value pre-alignment: no episode to align on')
-    features = FeatureReplay(agent, Replay(learner.contract, mirror=learner.config.train.mirror).extend(used))
+    features = FeatureReplay(agent, Replay(contract, mirror=learner.config.train.mirror).extend(used))
     judged = _spread(held, cfg.episodes) or online
     judge = FeatureReplay(agent, Replay(learner.contract).extend(judged or used))
     before = correlations(agent, judge)

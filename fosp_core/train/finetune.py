@@ -49,13 +49,15 @@ def load_learner(bundle, seed: int, method: str | None = None, overrides: list[s
 
 def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: int, version: str | None = None,
              holdout: float = 0.2, progress=None, method: str | None = None, overrides: list[str] | None = None,
-             aligned=None, board=None):
+             aligned=None, board=None, mirror: tuple[str, ...] | None = None):
     """Make `steps` online gradient steps from `bundle`; return the new Bundle at `out`.
 
     A part of the offline episodes is held out to calibrate the new model; where it holds no violating episode, the
     parent's level is kept and the calibration says so. With `alignment.steps` in the configuration the critics are
     aligned first (`fosp_core.train.align`) and `aligned` is called with its report; TrainingError when it refuses.
-    `board` is a TensorBoard writer that is given every step's metrics.
+    `board` is a TensorBoard writer that is given every step's metrics. `mirror` has the fields that change sign in a
+    mirror image of a scene of this robot (default: as the model's own contract says). It is used where the model was
+    pretrained so: one that has never seen such an image spends its few steps on them (docs/explanation/results.md).
 
     Then come the gates (`fosp_core.train.gates`), on the held-out offline and online episodes; without enough online
     ones, on those it was trained on, which the numbers say. RefusedError when one is not passed: the model is then in
@@ -75,6 +77,9 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     from fosp_core.train.heldout import heldout_metrics
     from fosp_core.train.pretrain import git_commit
     learner = load_learner(bundle, seed, method, overrides)
+    contract = bundle.contract
+    if mirror is not None and contract.mirror:     # what is learned from; the new bundle goes on saying what was seen
+        contract = dataclasses.replace(contract, mirror=mirror)
     parent = copy.deepcopy(learner.agent)
     parent_offline, parent_online = learner.agent.offline_actor.state_dict(), learner.agent.actor.state_dict()
     adapted = any(not torch.equal(v, parent_online[k]) for k, v in parent_offline.items())
@@ -85,13 +90,13 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
     adapting, witnesses = split(online, learner.config.gates.online_holdout)
     alignment = {}
     if learner.config.alignment.steps:
-        alignment = pre_align(learner, training, adapting, held)
+        alignment = pre_align(learner, training, adapting, held, contract=contract)
         if aligned:
             aligned(alignment)
     for episode in online:
         learner.end_episode(float(episode.cost.sum()), 1 + int(data_hash([episode])[:15], 16))
     cfg = learner.config.train
-    replay = MixedReplay(*(Replay(bundle.contract, mirror=cfg.mirror).extend(part) for part in (training, adapting)),
+    replay = MixedReplay(*(Replay(contract, mirror=cfg.mirror).extend(part) for part in (training, adapting)),
                          cfg.online_fraction)
     metrics = {}
     for i in range(steps):
@@ -136,15 +141,6 @@ def finetune(bundle, online: list, offline: list, out: Path, steps: int, seed: i
             refusal = str(error)
     _set_aside(agent, refused_folder(out), refusal, about)
     raise RefusedError(refusal)
-
-
-def _sided(trained, here):
-    """Return the bundle's contract with the mirror in force.
-
-    Whether a scene in a mirror is a scene is for this robot to say, not for the one of the pretraining; but a model
-    that has never seen one spends its few steps on them (measured: docs/explanation/results.md).
-    """
-    return dataclasses.replace(trained, mirror=here.mirror if trained.mirror else ())
 
 
 def refused_folder(out: Path) -> Path:
@@ -196,7 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--episodes', required=True, help='folder of .npz episodes from the robot')
     parser.add_argument('--offline', default=None, help='rosbag2 or .npz folder to mix in')
     parser.add_argument('--contract', default=None,
-                        help='contract file: its import section reads --offline, its mirror holds')
+                        help='contract file: its import section reads --offline, its mirror holds for a model that was '
+                             'pretrained with mirror images')
     parser.add_argument('--steps', type=int, default=40)
     parser.add_argument('--out', required=True)
     parser.add_argument('--version', default=None)
@@ -220,11 +217,11 @@ def main(argv: list[str] | None = None) -> int:
             raise TrainingError(f'--steps {args.steps}: expected at least 1')
         bundle = Bundle.open(args.bundle)
         online = load_episodes(args.episodes, bundle.contract)
-        contract = bundle.contract
+        contract, mirror = bundle.contract, None
         if args.contract:
             contract = Contract.load(args.contract)     # the bundle's does not say where foreign bags have their data
             contract.require_same(bundle.contract.hash, str(bundle.path), bundle.contract.to_dict())
-            bundle = dataclasses.replace(bundle, contract=_sided(bundle.contract, contract))
+            mirror = contract.mirror    # for this robot to say, not for the one of the pretraining
         offline = load_dataset([args.offline], contract) if args.offline else []
         _say('start', steps=args.steps, online=len(online), offline=len(offline))
         began = started = time.monotonic()
@@ -243,7 +240,8 @@ def main(argv: list[str] | None = None) -> int:
             from torch.utils.tensorboard import SummaryWriter
             board = SummaryWriter(args.tensorboard)
         new = finetune(bundle, online, offline, Path(args.out), args.steps, args.seed, args.version,
-                       progress=progress, method=args.method, overrides=args.overrides, aligned=aligned, board=board)
+                       progress=progress, method=args.method, overrides=args.overrides, aligned=aligned, board=board,
+                       mirror=mirror)
         if board is not None:
             board.close()
         _say('done', version=new.version, sha256=new.sha256, path=str(new.path),

@@ -229,11 +229,15 @@ class Learner:
             loss, metrics = agent.dynamics_actor_loss(rollout), {}
         else:
             mask = (1.0 - batch['is_first'][:, 1:].to(feature.dtype)).flatten()
-            loss, metrics = agent.offline_actor_loss(feature[:, :-1].flatten(0, 1),
-                                                     batch['action'][:, :-1].flatten(0, 1), mask,
-                                                     self.generator)
-            if self.online and expansion.online_weight != 'none':
-                loss = expansion.online_in_sample * loss + agent.online_actor_loss(rollout)
+            imagined = self.online and expansion.online_weight != 'none'
+            share = expansion.online_in_sample if imagined else 1.0
+            with torch.set_grad_enabled(share > 0 and torch.is_grad_enabled()):     # at 0 for its metrics alone
+                loss, metrics = agent.offline_actor_loss(feature[:, :-1].flatten(0, 1),
+                                                         batch['action'][:, :-1].flatten(0, 1), mask,
+                                                         self.generator)
+            if imagined:
+                imitated, loss = loss, agent.online_actor_loss(rollout)
+                loss = share * imitated + loss if share else loss
             if self.online and expansion.enabled:
                 metrics['expansion/online_share'] = agent.online_share(feature[:, -1])
         if constrained:

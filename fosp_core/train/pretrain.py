@@ -3,6 +3,7 @@
 """`fosp pretrain`: offline pretraining from bags. Purely data-driven: no environment object, no robot."""
 
 import argparse
+import dataclasses
 import math
 import subprocess
 import sys
@@ -97,6 +98,8 @@ def _run(args: argparse.Namespace, device: str) -> int:
 
     episodes = load_dataset(args.bags, contract)
     training, held = split(episodes, args.holdout)
+    if not config.train.mirror:     # the model's own contract says what it was trained with
+        contract = dataclasses.replace(contract, mirror=())
     info = summary(episodes)
     say(f'{info["episodes"]} episodes, {info["steps"]} steps, SR {info["sr"]:.3f}, CV {info["cv"]:.3f}; '
         f'{len(training)} for training, {len(held)} held out')

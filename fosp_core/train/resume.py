@@ -5,8 +5,10 @@
 from fosp_core.config import Config
 from fosp_core.errors import TrainingError
 
-# What a run is called, how often it speaks, and what it is allowed to do, but not what it computes.
-FREE = frozenset({'name', 'contract', 'replaced', 'train.log_every', 'train.save_every', 'train.bf16_on_cpu'})
+# What a run is called, how often it speaks, and what it is allowed to do, but not what it computes; and a key that only
+# fine-tunes read, whose default is another one than it was.
+FREE = frozenset({'name', 'contract', 'replaced', 'train.log_every', 'train.save_every', 'train.bf16_on_cpu',
+                  'expansion.online_in_sample'})
 GROWING = ('train.steps', 'train.behaviour_steps')
 
 

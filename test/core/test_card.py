@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+import yaml
 
 from fosp_core.cli import main
 from fosp_core.config import Config
@@ -13,6 +14,7 @@ from fosp_core.contract import Contract
 from fosp_core.deploy import bundle as bundles
 from fosp_core.deploy import card, recalibrate
 from fosp_core.deploy.bundle import Bundle, write_bundle
+from fosp_core.deploy.settings import with_settings
 from fosp_core.errors import BundleError, DataError
 from fosp_core.evaluate.statistics import summary_row
 from fosp_core.paths import config_file
@@ -148,16 +150,34 @@ def test_settings_change_what_a_fine_tune_reads_and_nothing_else(model, tmp_path
     text = new.read('card.md').decode()
     assert text.startswith('# toy told-settings') and 'Said anew.' in text
     file = str(config_file('contract_safereach.yaml'))
-    assert main(['bundle', 'settings', str(old.path), '--contract', file, '--out', 'sides', '--version', 'sides']) == 0
+    arguments = ['bundle', 'settings', str(old.path), '--contract', file]
+    assert main([*arguments, *sets, '--out', 'kept', '--version', 'kept']) == 0     # a contract alone is a check
+    assert Bundle.open(tmp_path / 'kept').contract.mirror == ()
+    assert main([*arguments, '--mirror', '--out', 'sides', '--version', 'sides']) == 0
     sides = Bundle.open(tmp_path / 'sides', CONTRACT)
     assert sides.contract.mirror == CONTRACT.mirror != () and sides.manifest['config'] == old.manifest['config']
     assert all(sides.read(n) == old.read(n) for n in bundles.FILES if n not in ('card.md', 'contract.yaml'))
+    one_sided = tmp_path / 'one_sided.yaml'
+    one_sided.write_text(yaml.safe_dump(plain.to_dict()))
+    assert main(['bundle', 'settings', 'sides', '--contract', str(one_sided), '--mirror', '--out', 'back']) == 0
+    assert Bundle.open(tmp_path / 'back').contract.mirror == ()
+
+
+def test_what_a_setting_does_not_name_stays_unsaid(model, tmp_path):
+    """A default that a bundle does not say may change tomorrow; it is not written down as what training had."""
+    said = {'network': {'deter': 32}, 'train': {'length': 9}}
+    old = card.derive(model, tmp_path / 'old', 'old', {'config': said})
+    new = with_settings(old, tmp_path / 'new', 'new', ['expansion.online_lr_scale=3e-1', 'train.mirror=false'])
+    assert new.manifest['config'] == said | {'expansion': {'online_lr_scale': 0.3},
+                                             'train': {'length': 9, 'mirror': False}}
+    assert old.manifest['config'] == said
 
 
 @pytest.mark.parametrize(('key', 'words'), [
-    ('expansion.reach_gate=0.3', 'expected a key of a fine-tune alone: alignment.*'),
-    ('network.deter=9', 'hangs on it'),
-    ('expansion.online_lr_scale=-1', 'online_lr_scale'), ('train.nothing=1', 'unknown key nothing')])
+    ('expansion.reach_gate=0.3', 'no key of a fine-tune alone, expected one of alignment, gates, expansion.init'),
+    ('network.deter=9', 'no key of a fine-tune alone'), ('train.steps=9', 'no key of a fine-tune alone'),
+    ('alignment=3', 'alignment'), ('gates.a.b=1', 'gates'),
+    ('expansion.online_lr_scale=-1', 'online_lr_scale'), ('gates.nothing=1', 'unknown key nothing')])
 def test_a_setting_that_the_model_hangs_on_is_refused(model, tmp_path, key, words, capsys):
     old = card.derive(model, tmp_path / 'old', 'old', {'config': Config.load('debug').to_dict()})
     before = sorted(tmp_path.rglob('*'))
@@ -175,6 +195,7 @@ def test_a_model_without_a_configuration_has_no_settings(model, tmp_path, capsys
 @pytest.mark.parametrize('more', [['card'], ['verify', '--note', 'x'], ['verify', '--out', 'x'], ['settings'],
                                   ['card', '--note', 'x', '--set', 'train.mirror=false'],
                                   ['settings', '--set', 'train.mirror=false', '--evaluation', 'x'],
+                                  ['settings', '--mirror'], ['verify', '--mirror'],
                                   ['card', '--note', 'two\nlines'], ['card', '--note', 'x', '--version', '../x']])
 def test_bad_usage_is_one_line(model, more, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

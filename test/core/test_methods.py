@@ -98,7 +98,7 @@ def test_a_method_over_a_changed_preset_is_still_the_method():
 
 NETWORKS = ('q_reward_target', 'q_cost_target', 'reach_target', 'v_reward', 'v_cost')
 ALL = set(NETWORKS)
-LISTENS = {     # whose word the actor's gradient takes, offline and online alike
+LISTENS = {     # whose word the actor's gradient takes, offline, and online but for one
     **{name: ALL for name in ('fosp', 'direct', 'marvel', 'fosp_marvel', 'pex', 'no_expectile', 'no_lagrangian')},
     'no_reachability': ALL - {'reach_target'}, 'dreamerv3': {'v_reward'}, 'safedreamer': {'v_reward', 'v_cost'},
     'bc': set()}

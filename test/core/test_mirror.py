@@ -20,10 +20,12 @@ from fosp_core.data.mirror import mirrored
 from fosp_core.data.replay import Replay
 from fosp_core.data.store import save_episode
 from fosp_core.deploy import card
+from fosp_core.deploy.bundle import Bundle
 from fosp_core.deploy.toy import make_toy
 from fosp_core.errors import ContractError, RefusedError, TrainingError
 from fosp_core.train import features as features_module
 from fosp_core.train import finetune as worker
+from fosp_core.train import gates
 from fosp_core.train.checkpoint import save_checkpoint
 from fosp_core.train.features import FeatureReplay, _groups
 from fosp_core.train.finetune import finetune
@@ -252,11 +254,18 @@ def test_a_mirror_is_for_the_robot_to_allow_and_for_a_model_that_has_seen_one(tm
     save_episode(tmp_path / 'episodes' / '0.npz', make_episode(20, 0))
     file = tmp_path / 'contract.yaml'
     file.write_text(yaml.safe_dump(dataclasses.replace(contract, mirror=here).to_dict()))
-    given = []
-    monkeypatch.setattr(worker, 'finetune', lambda bundle, *args, **kwargs: given.append(bundle.contract) or bundle)
+    asked, init = [], Replay.__init__
+
+    def watched(self, contract, **kwargs):
+        init(self, contract, **kwargs)
+        asked.append((contract.mirror, self.mirror))
+    monkeypatch.setattr(Replay, '__init__', watched)
+    monkeypatch.setattr(gates, 'compare', lambda *args: ('', {}))
+    monkeypatch.setattr(worker.os, 'nice', lambda by: 0)
     assert worker.main(['--bundle', str(parent.path), '--episodes', str(tmp_path / 'episodes'), '--contract', str(file),
-                        '--out', str(tmp_path / 'out'), '--nice', '0']) == 0
-    assert given[0].mirror == turned and given[0].hash == contract.hash
+                        '--steps', '1', '--out', str(tmp_path / 'out'), '--nice', '0']) == 0
+    assert asked == [(turned, bool(turned))] * 2
+    assert Bundle.open(tmp_path / 'out').contract.mirror == trained, 'it has seen what it has seen'
 
 
 def test_pretraining_learns_from_the_mirror_and_says_so_in_its_checkpoints(make_episode, tmp_path, monkeypatch, capsys):
@@ -276,3 +285,5 @@ def test_pretraining_learns_from_the_mirror_and_says_so_in_its_checkpoints(make_
     states = [json.loads(next((tmp_path / name / 'checkpoints').glob('*/state.json')).read_text())
               for name in ('with', 'without')]
     assert [s['mirror'] for s in states] == [list(FIELDS), []]
+    made = [Bundle.open(next((tmp_path / name / 'bundle').iterdir())) for name in ('with', 'without')]
+    assert [b.contract.mirror for b in made] == [FIELDS, ()], 'a fine-tune must know what the model has seen'

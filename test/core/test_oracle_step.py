@@ -115,3 +115,6 @@ def test_online_the_data_term_has_its_own_weight(replay, share):
     batch = learner.to_device(replay.sample(4, 5, np.random.default_rng(0)))
     feature = torch.zeros(4, 5, agent.world_model.rssm.feature_size)
     assert learner._actor_loss(None, feature, batch, False)[0].item() == pytest.approx(7.0 * share + 2.0)
+    if not share:   # a term that is off cannot be what makes the loss infinite
+        agent.offline_actor_loss = lambda *args: (torch.tensor(torch.inf), {})
+        assert learner._actor_loss(None, feature, batch, False)[0].item() == 2.0
