@@ -49,7 +49,8 @@ def test_a_page_of_the_shipped_model(tmp_path, capsys):
     result['model']['sha256'] = '0' * 64
     evaluation.write_text(json.dumps(result))
     assert main(['report', '--evaluation', str(evaluation), '--out', str(page)]) == 2
-    assert f'{evaluation}: is of model v4 000000000000, the report of v4' in capsys.readouterr().err
+    version = result['model']['version']
+    assert f'{evaluation}: is of model {version} 000000000000, the report of {version}' in capsys.readouterr().err
     assert page.read_text() == whole
 
 
