@@ -59,7 +59,7 @@ def test_a_recalibrated_card_tells_of_its_own_level_alone(model, tmp_path):
         'calibration_alarm_rate_safe_steps': 0.06, 'crossfit_missed': 4, 'crossfit_alarm_rate_safe_steps': 0.06}
     text = new.read('card.md').decode()
     assert 'reachability level 0.12,' in text and '0.4' not in text and '| calibration_missed | 4 |' in text
-    assert 'heldout_warned' not in text and '99' not in text
+    assert 'heldout_warned' not in text and '| 99 |' not in text     # a hash may well have 99 in it
     # Once more, on too few to cross-fit: nothing of the first time stays.
     few = card.level_metrics({'missed': {'count': 0, 'n': 1}, 'false_alarms': {'rate': None}}, None, 1)
     again = recalibrate.rewrite(new, tmp_path / 'v3', 'v3', calibration(0.3, through='filter.onnx'), few)
