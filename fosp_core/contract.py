@@ -206,10 +206,12 @@ class Contract:
                                     f'{", ".join(CHANNELS)}')
         n = self.action.size
         if not n or len(self.action.low) != n or len(self.action.high) != n:
-            raise ContractError(f'{where}: action needs as many low and high limits as fields ({n})')
-        if not all(np.isfinite(lo) and np.isfinite(hi) and lo < hi
-                   for lo, hi in zip(self.action.low, self.action.high)):
-            raise ContractError(f'{where}: action limits must be finite with low < high')
+            raise ContractError(f'{where}: action: keys low and high have {len(self.action.low)} and '
+                                f'{len(self.action.high)} entries, expected one for each of its {n} fields')
+        for field, low, high in zip(self.action.fields, self.action.low, self.action.high):
+            if not (np.isfinite(low) and np.isfinite(high) and low < high):
+                raise ContractError(f'{where}: action: limits of {field} are {low} and {high}, expected finite ones '
+                                    'with low < high')
         limits = dict(zip(self.action.fields, zip(self.action.low, self.action.high)))
         for field in self.mirror:
             if field not in fields:
@@ -219,4 +221,5 @@ class Contract:
                 raise ContractError(f'{where}: key mirror has {field}, whose limits are {low} and {high}, expected '
                                     'limits that are symmetric about 0')
         if not (np.isfinite(self.rate_hz) and self.rate_hz > 0 and self.staleness_s > 0):
-            raise ContractError(f'{where}: rate_hz and staleness_s must be positive')
+            raise ContractError(f'{where}: keys rate_hz and staleness_s are {self.rate_hz} and {self.staleness_s}, '
+                                'expected numbers above 0')

@@ -9,6 +9,7 @@ silence.
 
 import argparse
 import importlib.util
+import math
 import os
 import signal
 import statistics
@@ -124,6 +125,8 @@ class Checker:
         self._empty = kind
         target = topics['command_out']
         self._heard: list[tuple[float, float, float]] = []      # stamp, reception, position
+        self._advanced = time.monotonic()       # when a pose last said something new
+        self._unusable = ''     # the newest one that holds no number
         self.frame = ''
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
@@ -154,7 +157,7 @@ class Checker:
             if wrong := sorted({i.topic_type for i in ears} - {self.contract.action.type}):
                 missing.append(f'{self._name}: the listener wants {wrong[0]}, expected {self.contract.action.type}')
             if len(self._heard) < 10:
-                missing.append(f'{self._pose.topic_name}: {len(self._heard)} poses so far')
+                missing.append(f'{self._pose.topic_name}: {len(self._heard)} poses so far{self._unusable}')
             if not missing:
                 break
             if time.monotonic() > end:
@@ -194,19 +197,19 @@ class Checker:
         """Move, end it by silence or by a zero command, and measure the standstill."""
         args, since = self.args, time.time()
         start, last = self._heard[-1][2], since
-        due = time.monotonic()
+        began = due = time.monotonic()
         self._watch()
-        while time.time() - since < args.seconds:
+        while time.monotonic() - began < args.seconds:
             last = self._send(sign * args.speed)
             due += self.contract.period
             self._spin(max(GLANCE_S, due - time.monotonic()))
             self._watch()
-            way, longest = self._heard[-1][2] - start, args.speed * (time.time() - since)
+            way, longest = self._heard[-1][2] - start, args.speed * (time.monotonic() - began)
             if abs(way) > 2.0 * longest + 0.01 or sign * way < -0.25 * longest - 0.005:
                 self._send(0.0)
                 raise FospError(f'commanded {sign * args.speed:+.3f} m/s along {args.axis}, but it went '
-                                f'{1e3 * way:+.0f} mm in {time.time() - since:.1f} s: units, frame or sign are wrong; '
-                                'stopped')
+                                f'{1e3 * way:+.0f} mm in {time.monotonic() - began:.1f} s: units, frame or sign are '
+                                'wrong; stopped')
         if not silent:
             last = self._send(0.0)
         self._spin(AFTER_S)
@@ -216,10 +219,11 @@ class Checker:
     def _watch(self) -> None:
         """Command a standstill and raise FospError when the newest pose is too old, by arrival or by its stamp."""
         # A pose whose stamp does not advance was not kept; what came late counts from its stamp on.
-        if (age := time.time() - self.samples[-1][0]) > BLIND_S:
+        age = max(time.time() - self.samples[-1][0], time.monotonic() - self._advanced)
+        if age > BLIND_S:
             self._send(0.0)
-            raise FospError(f'{self._pose.topic_name}: no new pose for {age:.2f} s, expected one every {BLIND_S:g} s: '
-                            'the arm would be driven blind; stopped')
+            raise FospError(f'{self._pose.topic_name}: no new pose for {age:.2f} s{self._unusable}, expected one every '
+                            f'{BLIND_S:g} s: the arm would be driven blind; stopped')
 
     def _send(self, speed: float) -> float:
         command = np.zeros(self.contract.action.size)
@@ -238,8 +242,12 @@ class Checker:
         self.frame = message.header.frame_id
         at = int(info.get('received_timestamp') or 0) or time.time_ns()
         stamp = messages.stamp_ns(message)
-        if not self._heard or 1e-9 * stamp > self._heard[-1][0]:     # a pose of the same time says nothing new
-            self._heard.append((1e-9 * stamp, 1e-9 * at, messages.get_field(message, self._vector.fields[self._field])))
+        place = messages.get_field(message, self._vector.fields[self._field])
+        if not math.isfinite(place):
+            self._unusable = f', the newest says {place}'
+        elif not self._heard or 1e-9 * stamp > self._heard[-1][0]:     # a pose of the same time says nothing new
+            self._heard.append((1e-9 * stamp, 1e-9 * at, place))
+            self._advanced, self._unusable = time.monotonic(), ''
 
 
 def run(args: argparse.Namespace) -> int:
@@ -271,6 +279,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.move:
             print(f'{args.trials} motions of {args.speed * args.seconds * 1e3:.0f} mm along {args.axis} would follow; '
                   'clear the way, hold the emergency stop, and add --move', file=out)
+            if args.json:
+                write_json(args.json, found)
             return 0
         noise = checker.rest()
         stops = []

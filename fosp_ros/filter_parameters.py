@@ -23,8 +23,7 @@ PARAMETERS = (
     P('contract', 'string', '', 'Contract file. Empty: config/contract_safereach.yaml.', read_only=True),
     P('filter_enabled', 'bool', True, 'Use the learned risk. Off: limits and stops alone guard; WARN while it lasts. '
       'Cannot be changed while active.'),
-    P('labels', 'string', 'stamped', 'stamped: each picture has a label of its stamp (simulation). event: labels come '
-      'from an operator; their rising edges count.', choices=(observing.STAMPED, observing.EVENT), read_only=True),
+    observing.LABELS,
     P('pairing_tolerance_s', 'double', 0.05, 'Largest difference of stamps between picture and pose.', unit='s',
       low=0.0, high=1.0, read_only=True),
     P('pairing_wait_s', 'double', 0.01, 'How long a picture waits for messages of its very stamp.', unit='s',
@@ -103,7 +102,7 @@ _WEAKER = {'max_speed': 1, 'max_acceleration': 1, 'max_step': 1, 'workspace_marg
            'joint_ahead_s': -1, 'max_jump': 1, 'frozen_distance': 1, 'release_s': -1, 'ramp_s': -1, 'slow_factor': 1,
            'latch_after_s': 1, 'alert_factor': 1, 'alert_s': -1, 'deadline_s': 1, 'watchdog_s': 1,
            'pairing_tolerance_s': 1, 'shadow_ticks': -1}
-# A calibration beyond these is reported as weak: the shipped one has level 0.12 and alpha 0.1.
+# A calibration beyond these is reported as weak: the shipped one has alpha 0.1 and its level is below a third.
 LAX_LEVEL = 0.5     # risk within which more violations than not may lie
 ARM_PERIODS = 2     # after so many without a command the arm must stand still by itself
 LAX_ALPHA = 0.2     # share of the violations, or of the surprises, that may come unannounced

@@ -178,10 +178,9 @@ class Reporting:
             'learner_version': self.versions.version,
             **figures(self.state, self.senses.ages(time.monotonic()), self.compute),
             **self.witness.values()}
-        refusal = slot.refusal if slot.refused else ''
         trouble = [f'audit cannot be written: {self.witness.trouble}'] * bool(self.witness.trouble)
         trouble += [f'latch cannot be kept: {self.latch_file.error}'] * bool(self.latch_file.error)
-        return *health(self.state.record.reason, weak, foreign, refusal, '; '.join(trouble),
+        return *health(self.state.record.reason, weak, foreign, slot.refusal, '; '.join(trouble),
                        publishers, self.versions.note(slot.version)), values
 
     def _warn_of_calibration(self) -> None:

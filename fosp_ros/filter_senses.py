@@ -41,6 +41,21 @@ def _list_lengths(fields: tuple[str, ...]) -> dict[str, int]:
     return lengths
 
 
+def _require_motion(contract: Contract, name: str | None) -> None:
+    """Raise FospError unless the command is the velocity of the position that it is held against."""
+    action, vector = contract.action, next((v for v in contract.vectors if v.name == name), None)
+    if vector is None:
+        return
+    axes = tuple(tuple(field.rpartition('.')[2] for field in spec.fields[:action.size]) for spec in (vector, action))
+    named = all(axis in ('x', 'y', 'z') for axis in (*axes[0], *axes[1]))
+    if vector.frame != action.frame or f'{vector.unit}/s' != action.unit or (named and axes[0] != axes[1]):
+        raise FospError(f'parameter position_vector: vector {name!r} of contract {contract.name!r} ({vector.unit}, '
+                        f'frame {vector.frame}, {", ".join(vector.fields)}) is not the position that the action '
+                        f'({action.unit}, frame {action.frame}, {", ".join(action.fields)}) moves: expected one in its '
+                        'frame and of its unit times seconds, entry by entry; or none, and workspace_low and '
+                        'workspace_high empty')
+
+
 class Senses:
     """Ages, faults and measurements of one activation of the filter.
 
@@ -62,6 +77,7 @@ class Senses:
         if limits.box_low and self._vector is None:
             raise FospError(f'parameter position_vector: contract {contract.name!r} has no vector {position_vector!r} '
                             f'of {limits.size} entries for the workspace box')
+        _require_motion(contract, self._vector)
         # Where the sender's clock is at fault: what it is when it jumps to and fro, and when it is not believed.
         self._clocks = {**{c.name: (Reason.CAMERA_INVALID, Reason.CAMERA_STALE) for c in contract.cameras},
                         **{v.name: (Reason.POSE_INVALID, Reason.POSE_STALE) for v in contract.vectors},
@@ -178,7 +194,7 @@ class Senses:
             long = True
         stamp = stamp_ns(message)
         if stamp in self._answered:
-            self.fault(Reason.COMMAND_CONFLICT, f'a second command for the picture of stamp {stamp}', now)
+            self.fault(Reason.COMMAND_CONFLICT, f'command_in: a second command for the picture of stamp {stamp}', now)
         self._answered.append(stamp)
         self._arrived('command', message, now)
         frame = message.header.frame_id

@@ -23,7 +23,7 @@ from fosp_core.data.joiner import ACTION, POLICIES
 from fosp_core.errors import DataError
 from fosp_ros import diagnostics, observing, pictures, qos
 from fosp_ros.lifecycle import ManagedNode, spin_node
-from fosp_ros.messages import message_class, replay_set
+from fosp_ros.messages import message_class, replay_set, stamped_class
 from fosp_ros.model_slot import SHADOW_TICKS, ModelSlot
 from fosp_ros.observing import Observation, Observer
 from fosp_ros.parameters import P
@@ -35,8 +35,7 @@ PARAMETERS = (
     P('explore', 'bool', False, 'Sample the policies instead of taking their modes; for collecting experience.'),
     P('seed', 'int', 0, 'Seed of the draws of exploration and policy choice.', low=0, high=2**31 - 1, read_only=True),
     P('replay', 'bool', True, 'Publish the replay/* records that trainer and bags use.', read_only=True),
-    P('labels', 'string', 'stamped', 'stamped: each picture has a label of its stamp (simulation). event: labels come '
-      'from an operator; their rising edges count.', choices=(observing.STAMPED, observing.EVENT), read_only=True),
+    observing.LABELS,
     P('pairing_tolerance_s', 'double', 0.05, 'Largest difference of stamps between picture and pose.', unit='s',
       low=0.0, high=1.0, read_only=True),
     P('pairing_wait_s', 'double', 0.01, 'How long a picture waits for messages of its very stamp.', unit='s',
@@ -86,9 +85,11 @@ class LearnerNode(ManagedNode):
 
         # The label before the poses before the pictures: an executor serves them in the order of their creation.
         self.listen(Joy, contract.label_topic, self._on_label, qos.LABEL)
-        self.listen(message_class(contract.action.type), 'command_out', self._on_command_out, qos.PROPOSALS)
+        self.listen(stamped_class(contract.action.type, f'contract {contract.name}: action'), 'command_out',
+                    self._on_command_out, qos.PROPOSALS)
         for vector in contract.vectors:
-            self.listen(message_class(vector.type), vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
+            kind = stamped_class(vector.type, f'contract {contract.name}: vector {vector.name}')
+            self.listen(kind, vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
         for camera in contract.cameras:
             self.listen(Image, camera.topic, functools.partial(self._on_image, camera), qos.IMAGE)
         self.listen(UInt8MultiArray, 'model', self._on_model, qos.LATCHED)
@@ -186,7 +187,7 @@ class LearnerNode(ManagedNode):
         self._stamp = observation.stamp
         # An operator who ends an episode expects the arm to stand until the next one begins; of a simulation it is the
         # very next tick, whose first command the limits would otherwise mix with the last one of the episode before.
-        self._ended = label.is_last or self._ended and self.p.labels == observing.EVENT and not label.is_first
+        self._ended = label.is_last or self._ended and self.p.labels != observing.STAMPED and not label.is_first
         if is_first:
             previous = self.contract.action.normalise(np.zeros(self.contract.action.size))
         try:
@@ -249,7 +250,7 @@ class LearnerNode(ManagedNode):
             'replay_listeners': min((p.get_subscription_count() for p in self.replay.values()), default=0)}
         if self.rate.age > 1.0:
             return diagnostics.WARN, 'no observations', values
-        if slot.refused and slot.refused != 0 and slot.refusal:
+        if slot.refusal:
             return diagnostics.WARN, f'model refused: {slot.refusal}', values
         return diagnostics.OK, 'running', values
 

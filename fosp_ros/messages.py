@@ -25,6 +25,14 @@ def message_class(name: str) -> type:
                             ) from None
 
 
+def stamped_class(name: str, where: str) -> type:
+    """Return the class of a type that `where` uses; raise ContractError when no header tells its age."""
+    kind = message_class(name)
+    if 'header' not in kind.get_fields_and_field_types():
+        raise ContractError(f'{where}: message type {name} has no header, expected a stamped one')
+    return kind
+
+
 def type_name(kind: type) -> str:
     """Return the name of a message class, such as `geometry_msgs/msg/PoseStamped`."""
     package, folder = kind.__module__.split('.')[:2]

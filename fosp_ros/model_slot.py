@@ -95,7 +95,7 @@ class ModelSlot:
         self.bundle: Bundle | None = None
         self.swaps = 0
         self.refused = 0
-        self.refusal = ''                    # why the last offered bundle was refused
+        self.refusal = ''                    # why the newest offered bundle was refused; empty when it is the live one
 
     def open(self, path: Path | str) -> None:
         """Load the first model in the calling thread; raise BundleError when it is not fit to run."""
@@ -159,6 +159,7 @@ class ModelSlot:
             if taken:
                 self.runtime, self.bundle = ready.runtime, ready.bundle
                 self.swaps += 1
+                self.refusal = ''
         return taken
 
     def close(self) -> None:
@@ -206,6 +207,7 @@ class ModelSlot:
             if last is None or bundle.sha256 != last.sha256:
                 return False
             self._ready = None
+            self.refusal = ''
             return True
 
     def _load(self, data: bytes) -> _Offered | None:

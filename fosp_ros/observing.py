@@ -13,8 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fosp_core.contract import Contract
+from fosp_ros.parameters import P
 
-STAMPED, EVENT = 'stamped', 'event'
+STAMPED, EVENT, JOY = MODES = 'stamped', 'event', 'joy'
+LABELS = P('labels', 'string', STAMPED, 'stamped: each picture has a label of its stamp (simulation). event: labels '
+           'come now and then, from what knows reward and cost; rising edges of their buttons count. joy: a joystick '
+           'or SpaceMouse as it is: button 0 begins an episode, 1 ends it, 2 ends it at the goal, 3 is cost while '
+           'held; axes mean nothing.', choices=MODES, read_only=True)
+JOY_BUTTONS = 4
 
 
 class TickLabel(NamedTuple):
@@ -51,8 +57,9 @@ class Observer:
     wait : float
         How long, in seconds after the picture's arrival, to wait for messages of the very same stamp.
     labels : str
-        `stamped`: a label of the same stamp belongs to each tick (simulation); `event`: labels come when an operator
-        presses a button, and their rising edges count for the next tick.
+        `stamped`: a label of the same stamp belongs to each tick (simulation); `event`: labels come now and then, and
+        the rising edges of their buttons count for the next tick; `joy`: so do those of a joystick, whose axes are no
+        reward and no cost (LABELS).
 
     """
 
@@ -73,7 +80,7 @@ class Observer:
         self._tick_labels: collections.OrderedDict[int, TickLabel] = collections.OrderedDict()
         self._pending: tuple[int, np.ndarray, Any, float] | None = None
         self._event = TickLabel()
-        self._buttons = (False, False, False)
+        self._buttons = (False,) * JOY_BUTTONS
         self._last_stamp: int | None = None
 
     @property
@@ -93,21 +100,32 @@ class Observer:
 
     def put_label(self, stamp: int, axes, buttons) -> None:
         """Take one label message."""
+        flags = tuple(bool(b) for b in [*list(buttons)[:JOY_BUTTONS], *[0] * JOY_BUTTONS][:JOY_BUTTONS])
+        if self._labels == JOY:
+            begin, end, goal, _ = self._rising(flags)
+            self._add_event(TickLabel(float(goal), float(flags[3]), begin, end or goal, goal))
+            return
         axes = [float(a) for a in list(axes)[:2]] + [0.0] * (2 - len(axes))
-        flags = tuple(bool(b) for b in [*list(buttons)[:3], 0, 0, 0][:3])
         finite = [a if np.isfinite(a) else 0.0 for a in axes]
-        label = TickLabel(finite[0], max(0.0, finite[1]), *flags)
+        label = TickLabel(finite[0], max(0.0, finite[1]), *flags[:3])
         if self._labels == STAMPED:
             self._tick_labels[stamp] = label
             while len(self._tick_labels) > 64:
                 self._tick_labels.popitem(last=False)
             return
+        self._add_event(TickLabel(label.reward, label.cost, *self._rising(flags)[:3]))
+
+    def _rising(self, flags: tuple[bool, ...]) -> list[bool]:
         rising = [now and not before for now, before in zip(flags, self._buttons)]
         self._buttons = flags
+        return rising
+
+    def _add_event(self, label: TickLabel) -> None:
+        """Keep what is said between two ticks for the next one."""
         event = self._event
         self._event = TickLabel(max(event.reward, label.reward), max(event.cost, label.cost),
-                                event.is_first or rising[0], event.is_last or rising[1],
-                                event.is_terminal or rising[2])
+                                event.is_first or label.is_first, event.is_last or label.is_last,
+                                event.is_terminal or label.is_terminal)
 
     def take(self, now: float) -> Observation | None:
         """Return the observation of the waiting picture once it is complete or has waited long enough."""
@@ -132,8 +150,10 @@ class Observer:
         return Observation(stamp, arrays, messages, label, arrived, missed)
 
     def _label_for(self, stamp: int) -> tuple[TickLabel, int]:
-        if self._labels == EVENT:
+        if self._labels != STAMPED:
             label, self._event = self._event, TickLabel()
+            if self._labels == JOY and self._buttons[3]:    # held, and drivers need not repeat it
+                label = label._replace(cost=1.0)
             gap = 0 if self._last_stamp is None else stamp - self._last_stamp
             return label, max(0, round(gap / self._period) - 1)
         label = self._tick_labels.pop(stamp, TickLabel())

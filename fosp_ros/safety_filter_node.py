@@ -33,7 +33,7 @@ from fosp_ros.filter_report import Reporting
 from fosp_ros.filter_senses import Senses
 from fosp_ros.filter_witness import Witness
 from fosp_ros.lifecycle import ManagedNode, spin_node
-from fosp_ros.messages import message_class, time_of
+from fosp_ros.messages import stamped_class, time_of
 from fosp_ros.model_slot import ModelSlot
 from fosp_ros.observing import Observation, Observer
 from fosp_ros.watchdog import Watchdog
@@ -76,7 +76,7 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
         self.slot = ModelSlot(self.make_runtime, advance, contract, calibrated=True, history=20,
                               shadow_ticks=p.shadow_ticks)
         self.slot.open(p.model or paths.share_dir() / 'models' / 'safereach')
-        self._command_class = message_class(contract.action.type)
+        self._command_class = stamped_class(contract.action.type, f'contract {contract.name}: action')
         self._refused_seen = 0
 
         self.command_out = self.publish_on(self._command_class, 'command_out', qos.COMMAND)
@@ -85,7 +85,8 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
         self._hear(Joy, contract.label_topic, self._on_label, qos.LABEL)
         self._hear(JointState, 'joint_states', self._on_joints, qos.STATE)
         for vector in contract.vectors:
-            self._hear(message_class(vector.type), vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
+            kind = stamped_class(vector.type, f'contract {contract.name}: vector {vector.name}')
+            self._hear(kind, vector.topic, functools.partial(self._on_vector, vector), qos.STATE)
         for camera in contract.cameras:
             self._hear(Image, camera.topic, functools.partial(self._on_image, camera), qos.IMAGE)
         self._hear(self._command_class, 'command_in', self._on_command, qos.PROPOSALS)
@@ -93,6 +94,7 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
         self._serve_reset()
         self._poll = self.every(POLL_S, self._look)
         self._poll.cancel()
+        self.every(0.25, self._swap_when_idle)
         self._begin_reporting()
         self.watchdog = Watchdog(contract.period, p.watchdog_s, self._watchdog_fired, self._watchdog_failed)
         self._tell_what_is_in_force()
@@ -333,12 +335,12 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
             self._publish_state(Reason.INTERNAL_FAULT)
 
     # -- the model, the parameters and the report ---------------------------------------------------------------------
-    def _swap(self) -> None:
+    def _swap(self, idle: bool = False) -> None:
         if self.slot.refused != self._refused_seen:
             self._refused_seen = self.slot.refused
             self.get_logger().error(f'offered model refused: {self.slot.refusal}')
         try:
-            swapped = self.slot.swap()
+            swapped = self.slot.swap(idle)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime has exceptions of its own: the live model goes on
             self.senses.fault(Reason.MODEL_FAULT, f'swap: {type(error).__name__}: {error}', time.monotonic())
             return
@@ -347,11 +349,16 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
             self._warn_of_calibration()
             self.witness.model_changed(self.slot.version)
 
+    def _swap_when_idle(self) -> None:
+        if self.active and self.rate.age > 0.5:     # without pictures there are no ticks to swap between
+            self._swap(idle=True)
+
     def _guard_parameters(self, parameters) -> SetParametersResult:
         if self.active and any(p.name == 'filter_enabled' for p in parameters):
             return SetParametersResult(successful=False, reason='parameter filter_enabled: weakens the protection, so '
                                                                 'it cannot be changed while active; deactivate first')
         return SetParametersResult(successful=True)
+
 
 def main(args: list[str] | None = None) -> int:
     """Run the safety filter process."""

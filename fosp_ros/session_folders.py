@@ -35,7 +35,7 @@ class Claim:
                 self._handle = _hold(self.path)
                 if self._handle is None:
                     raise FospError(f'{self.path}: another trainer works in this session; give another work_dir, or '
-                                    'resume:=false for a session of its own')
+                                    'parameter resume = false for a session of its own')
                 self.removed = [] if self.resumed else _remove(there[:max(0, len(there) + 1 - keep)])
         except OSError as error:
             self.release()

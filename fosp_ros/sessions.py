@@ -77,7 +77,8 @@ class Session:
             try:
                 Bundle.open(self.models, self._contract, calibrated)
             except BundleError as error:
-                raise FospError(f'the session cannot be resumed: {error}; resume:=false begins a new one') from None
+                raise FospError(f'the session cannot be resumed: {error}; parameter resume = false begins a new one'
+                                ) from None
         session_folders.sweep(self.path)
         taken = [int(file.stem) for file in self.path.glob('episodes*/*.npz') if file.stem.isdigit()]
         self._number = max(taken, default=-1) + 1

@@ -197,7 +197,8 @@ class TrainerNode(ManagedNode):
         self._asked_at = time.monotonic()
         self.get_logger().info(f'job {name}: {p.steps} steps on {session.episode_count} episodes from model '
                                f'{parent.version}')
-        self._say(TRAINING, {'step': 0, 'steps': p.steps, 'parent': parent.version})
+        self._parent = parent.version
+        self._say(TRAINING, {'step': 0, 'steps': p.steps, 'parent': self._parent})
         return ''
 
     def _on_cancel(self, _request, response):
@@ -259,7 +260,8 @@ class TrainerNode(ManagedNode):
         events = job.poll()
         if job.state == trainer_job.RUNNING:
             if events:
-                self._say(TRAINING, {'step': job.step, 'steps': job.steps, 'eta_s': f'{job.eta:.1f}',
+                self._say(TRAINING, {'step': job.step, 'steps': job.steps, 'parent': self._parent,
+                                     'eta_s': f'{job.eta:.1f}',
                                      **{k: f'{v:.5g}' for k, v in job.losses.items()}, **job.alignment})
         elif job.state == trainer_job.DONE:
             self._say(CHECKING, {'step': job.step, 'steps': job.steps})

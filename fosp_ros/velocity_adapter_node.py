@@ -12,12 +12,14 @@ import sys
 import time
 
 from geometry_msgs.msg import TwistStamped
+from rclpy.duration import Duration
 from std_msgs.msg import Float64MultiArray
 
 from fosp_core.contract import Contract
-from fosp_core.data.messages import get_field
+from fosp_core.data.messages import get_field, stamp_ns
 from fosp_core.errors import FospError
 from fosp_core.paths import config_file
+from fosp_core.safety.freshness import Source
 from fosp_ros import diagnostics, qos
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.parameters import P
@@ -35,6 +37,7 @@ PARAMETERS = (
 )
 AXES = tuple(f'twist.{kind}.{axis}' for kind in ('linear', 'angular') for axis in 'xyz')
 SLACK = 0.01        # of the range of a field: rounding, not another unit
+ACKED_S = 0.2       # for the controller to take the last zeros
 
 
 def refusal(contract: Contract, message) -> str:
@@ -68,6 +71,7 @@ class VelocityAdapterNode(ManagedNode):
         self._zeros = [0.0] * (6 if self.p.angular else 3)
         self._passed = self._refused = 0
         self._why = ''
+        self._source = Source(self.contract.period)
         self._out = self.publish_on(Float64MultiArray, f'/{self.p.controller.strip("/")}/commands', qos.COMMAND)
         self._watchdog = Watchdog(1.0 / self.p.repeat_hz, self.p.timeout_s, self._halt,
                                   lambda error: self.get_logger().error(f'zeros not sent: {error}'))
@@ -82,6 +86,7 @@ class VelocityAdapterNode(ManagedNode):
         """Leave the controller with zeros."""
         self._watchdog.stop()
         self._halt()
+        self._out.wait_for_all_acked(Duration(seconds=ACKED_S))     # what is not taken dies with this process
 
     def _halt(self) -> None:
         self._out.publish(Float64MultiArray(data=self._zeros))
@@ -94,6 +99,7 @@ class VelocityAdapterNode(ManagedNode):
         why = refusal(self.contract, message)
         if not why and waited > self.p.timeout_s:
             why = f'taken {waited:.2f} s after its arrival'
+        why = why or self._late(message, time.monotonic() - waited)
         if why:
             self._refused, self._why = self._refused + 1, why
             self._halt()
@@ -101,6 +107,19 @@ class VelocityAdapterNode(ManagedNode):
         self._passed += 1
         self._watchdog.feed(time.monotonic() - waited)
         self._out.publish(Float64MultiArray(data=[get_field(message, path) for path in AXES[:len(self._zeros)]]))
+
+    def _late(self, message: TwistStamped, arrived: float) -> str:
+        """Say why a motion was held up on its way; empty when it was not. A stop is obeyed however old it is.
+
+        Stamps are compared with each other alone: the camera's clock, which made them, need not be ours.
+        """
+        stamp = 1e-9 * stamp_ns(message)
+        if not stamp or not any(get_field(message, path) for path in AXES):
+            return ''
+        if not self._source.arrived(stamp, arrived):
+            return 'stamp is not later than the one before, or of another clock'
+        held = self._source.age(arrived)
+        return f'{held:.2f} s longer on its way than the quickest one' if held > self.p.timeout_s else ''
 
     def _report(self):
         values = {'passed': self._passed, 'refused': self._refused, 'last_refusal': self._why,

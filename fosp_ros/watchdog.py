@@ -48,8 +48,11 @@ class Watchdog:
 
         So a decision that used its whole deadline does not postpone the next stop.
         """
-        # One store and no lock: the thread looks again when its old time has come.
-        self._due = (self._clock() if since is None else since) + self._budget
+        due = (self._clock() if since is None else since) + self._budget
+        sooner, self._due = due < self._due, due
+        if sooner:      # else no lock: the thread looks again when its old time has come
+            with self._wake:
+                self._wake.notify_all()
 
     def stop(self) -> None:
         """End the thread; returns when it will not fire any more."""

@@ -6,7 +6,8 @@ Subscription with the system's default QoS; commands in the planning frame, in s
 stamp is older than `timeout` is not obeyed, and the arm halts; a loop at 100 Hz. Publishes the pose at 50 Hz, and what
 it did as diagnostics. With `forward:=true` it holds the last command for ever, as a forward_command_controller does.
 `array:=/x/commands` makes it one: it takes Float64MultiArray there in place of twists.
-`poses_end:=0.3`: so long after its first motion it sends no more poses, or, with `freeze:=true`, the last over again.
+`poses_end:=0.3`: so long after its first motion it sends no more poses, or, with `freeze:=true`, the last over again,
+or, with `broken:=true`, new ones that are no numbers.
 """
 
 import math
@@ -34,6 +35,7 @@ class ServoArm(Node):
         self.held = np.zeros(3)
         self.poses_end = self.declare_parameter('poses_end', math.inf).value
         self.freeze = self.declare_parameter('freeze', False).value
+        self.broken = self.declare_parameter('broken', False).value
         self.began, self.last_pose = math.inf, None
         self.place, self.velocity = np.array([0.5, 0.0, 0.2]), np.zeros(3)
         self.command, self.obeyed, self.stale, self.foreign, self.moved = None, 0, 0, 0, 0.0
@@ -79,10 +81,12 @@ class ServoArm(Node):
         if mono - self.began > self.poses_end:
             if self.freeze:
                 self.pose.publish(self.last_pose)
-        elif self.ticks % 2 == 0:
+        if self.ticks % 2 == 0 and (self.broken or mono - self.began <= self.poses_end):
             message = PoseStamped()
             message.header.stamp, message.header.frame_id = now.to_msg(), FRAME
             message.pose.position.x, message.pose.position.y, message.pose.position.z = map(float, self.place)
+            if mono - self.began > self.poses_end:
+                message.pose.position.x = message.pose.position.y = message.pose.position.z = math.nan
             message.pose.orientation.w = 1.0
             self.pose.publish(message)
             self.last_pose = message

@@ -128,10 +128,6 @@ class Bundle:
             check_calibration(calibration, f'{directory}/calibration.json')
         return cls(directory, manifest, hashlib.sha256(raw).hexdigest(), own, calibration)
 
-    def require_calibrated(self) -> None:
-        """Raise BundleError unless reachability and surprise are both calibrated."""
-        check_calibration(self.calibration, f'{self.path}/calibration.json')
-
     def read(self, name: str) -> bytes:
         """Return the bytes of one file, verified again: the directory may have changed since it was opened."""
         if name not in self.manifest['files']:

@@ -112,7 +112,11 @@ class _Runtime:
 
     def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         # The exporter drops inputs that a graph does not use (expansion off: noise of one candidate).
-        return self.session.run(None, {k: v for k, v in inputs.items() if k in self._names})
+        used = {k: v for k, v in inputs.items() if k in self._names}
+        try:
+            return self.session.run(None, used)
+        except Exception as error:  # onnxruntime raises several unrelated types
+            raise ValueError(f'{self.graph}.onnx: {type(error).__name__}: {str(error).splitlines()[0]}') from error
 
 
 class PolicyRuntime(_Runtime):
@@ -125,7 +129,8 @@ class PolicyRuntime(_Runtime):
         """Advance one control period.
 
         observation: camera uint8 (H, W, C), vector float32 (n,); prev_action (A,) in [-1, 1], the one really executed.
-        `explore` samples the actors, else their modes are the candidates. Raises ValueError naming a bad input.
+        `explore` samples the actors, else their modes are the candidates. Raises ValueError naming a bad input, or
+        the graph that failed.
         """
         a = self.contract.action.size
         inputs = self._inputs(observation, prev_action, is_first, gumbel)
@@ -150,7 +155,8 @@ class FilterRuntime(_Runtime):
              candidates: np.ndarray, commit: bool = True, gumbel: np.ndarray | None = None) -> FilterOutput:
         """Advance one control period and score candidates (N, A) in [-1, 1], N >= 1.
 
-        `commit=False` leaves the recurrent state as it was. Raises ValueError naming a bad input.
+        `commit=False` leaves the recurrent state as it was. Raises ValueError naming a bad input, or the graph that
+        failed.
         """
         inputs = self._inputs(observation, prev_action, is_first, gumbel)
         inputs['candidates'] = np.asarray(candidates, np.float32)[None]

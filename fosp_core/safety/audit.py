@@ -121,6 +121,7 @@ class AuditFiles:
             raise OSError(f'{self.path}: {written} of {len(data)} bytes written')
 
     def _next(self) -> None:
+        self.sync()
         self.close()
         self.folder.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC)

@@ -288,8 +288,9 @@ def _alert(inputs: FilterInputs, output: ModelOutput | None, limits: FilterLimit
            now: float) -> tuple[FilterState, float]:
     """Return the level of this tick: a part of the calibrated one from a proposal beyond it until `alert_hold` later.
 
-    The nearest of 17 candidates within the level tends to be one whose estimate errs low: an arm that is let through
-    there slides along the obstacle, tick after tick, until it touches. So once too risky, it must back off clearly.
+    The nearest of a dozen candidates within the level tends to be one whose estimate errs low: an arm that is let
+    through there slides along the obstacle, tick after tick, until it touches. So once too risky, it must back off
+    clearly.
     """
     if output is None or not inputs.enabled or not _numbers(output, limits.size):
         return state, math.nan

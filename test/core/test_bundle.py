@@ -177,7 +177,6 @@ def test_foreign_contract_is_refused_with_both_named(tmp_path):
 ])
 def test_uncalibrated_is_refused_only_where_it_matters(tmp_path, calibration, match):
     bundle = make(tmp_path / 'v1', calibration=calibration)
-    refuse(match, bundle.require_calibrated)
     refuse(match, Bundle.open, bundle.path, calibrated=True)
     refuse(match, Bundle.unpack, bundle.to_bytes(), tmp_path / 'cache', calibrated=True)
     assert not (tmp_path / 'cache').exists()

@@ -93,8 +93,8 @@ def broken(**changes):
     ({'cameras__0__encoding': 'rgb9'}, 'rgb8'),
     ({'cameras__0__colour': 1}, 'colour'),
     ({'vectors__0__name': 'image'}, 'not unique'),
-    ({'action__low': [-1.0]}, 'limits'),
-    ({'action__high': [-1.0, -1.0, -1.0]}, 'low < high'),
+    ({'action__low': [-1.0]}, 'low and high have 1 and 3 entries'),
+    ({'action__high': [-1.0, -1.0, -1.0]}, 'limits of twist.linear.x'),
     ({'action__high': [1.0, 1.0, float('inf')]}, 'finite'),
 ])
 def test_a_wrong_contract_names_file_and_key(tmp_path, changes, names):

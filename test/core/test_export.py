@@ -86,6 +86,13 @@ def test_is_first_forgets_the_history(bundle):
     assert np.array_equal(fresh, again)
 
 
+def test_what_onnx_runtime_raises_is_a_fault_of_the_model_and_not_of_ours(bundle):
+    runtime = FilterRuntime(bundle)
+    with pytest.raises(ValueError, match=r'filter.onnx: \w+: .*candidates'):
+        runtime.step(observation(0), np.zeros(3), True, np.zeros((2, 5), np.float32))
+    assert runtime.step(observation(0), np.zeros(3), True, np.zeros((2, 3), np.float32)).risk.shape == (2,)
+
+
 def test_filter_takes_any_number_of_candidates_and_can_look_without_stepping(bundle):
     runtime = FilterRuntime(bundle)
     rng = np.random.default_rng(0)

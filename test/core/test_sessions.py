@@ -86,7 +86,7 @@ def test_what_the_system_refuses_today_stays_for_tomorrow(first, tmp_path, contr
 def test_a_session_of_another_contract_or_an_unfit_model_is_not_resumed_and_not_touched(first, tmp_path, contract):
     before = tree(first.path)
     other = dataclasses.replace(contract, rate_hz=contract.rate_hz + 1)
-    with pytest.raises(FospError, match=r'cannot be resumed: .* made for contract .*; resume:=false begins a new one'):
+    with pytest.raises(FospError, match=r'cannot be resumed: .* made for contract .*; parameter resume = false begins'):
         Session(tmp_path / 'work', other, 10, resume=True)
     first.store.put(model(tmp_path / 'raw', contract, 'raw', calibration={}))
     first.store.set_current('raw')

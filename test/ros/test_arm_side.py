@@ -24,6 +24,7 @@ from std_msgs.msg import Float64MultiArray
 from fosp_core import cli
 from fosp_core.errors import FospError
 from fosp_ros import check_arm, diagnostics, graph, qos
+from fosp_ros.messages import time_of
 
 ARM = Path(__file__).parent.parent / 'servo_arm.py'
 CHECK = ('--arm', 'servo', '--topic', 'ee_pose=/arm/pose')
@@ -101,8 +102,9 @@ def test_servo_obeys_the_filter_and_halts_when_it_is_killed(rig, arm, toy, tmp_p
 
 def test_a_driver_that_halts_in_time_passes(arm, tmp_path):
     arm(incoming_command_timeout=0.2)
-    found = check()         # looks only
+    found = check(out=tmp_path / 'look.json')       # looks only
     assert found.returncode == 0 and 'listening: servo_node' in found.stdout and 'add --move' in found.stdout
+    assert json.loads((tmp_path / 'look.json').read_text())['listeners'] == ['servo_node']
     done = check('--move', '--trials', 2, '--limit', 0.4, out=tmp_path / 'a.json')
     figures = json.loads((tmp_path / 'a.json').read_text())
     assert done.returncode == 0, done.stdout + done.stderr
@@ -130,6 +132,7 @@ def test_a_driver_in_other_units_is_stopped_at_once(arm):
 
 @pytest.mark.parametrize(('parameters', 'options'), [
     ({'poses_end': 0.5, 'freeze': True}, ('--seconds', 4)),
+    ({'poses_end': 0.5, 'broken': True}, ('--seconds', 4)),
     ({'poses_end': 1.0}, ('--seconds', 1, '--trials', 1))])     # with the commands: it would look like a standstill
 def test_an_arm_is_not_driven_blind(arm, parameters, options):
     watcher = arm(**parameters)
@@ -200,6 +203,36 @@ def test_the_adapter_leaves_zeros_behind_and_passes_on_nothing_that_the_contract
         send()
         time.sleep(0.01)
     rig.wait_for(lambda: not any(taken[-1]), 5.0, 'zeros at its end')
+
+
+def test_the_adapter_refuses_a_motion_that_was_held_up_on_its_way(rig, adapter):
+    taken = []
+    robot = rig.add(Node('robot'))
+    robot.create_subscription(Float64MultiArray, '/cartesian_velocity_controller/commands',
+                              lambda m: taken.append(list(m.data)), qos.COMMAND)
+    out = robot.create_publisher(TwistStamped, '/fosp/command_out', qos.COMMAND)
+    adapter()
+    rig.wait_for(lambda: len(taken) > 5 and out.get_subscription_count(), 60.0, 'zeros before any command')
+
+    def message_of(age, x=0.02):      # of a camera whose clock is an hour slow
+        message = TwistStamped()
+        message.header.stamp = time_of(time.time_ns() - round(1e9 * (3600 + age)))
+        message.header.frame_id, message.twist.linear.x = 'panda_link0', x
+        return message
+
+    def send(*values, **named):
+        out.publish(message_of(*values, **named))
+        return any(taken[-1])
+    rig.wait_for(lambda: send(0.05), 10.0, 'the command')
+    rig.wait_for(lambda: not send(0.8), 10.0, 'zeros in place of old commands')
+    del taken[:]
+    for _ in range(30):     # at first out of order; then newer than all before, and late
+        out.publish(message_of(0.8))
+        time.sleep(0.05)
+    rig.wait_for(lambda: len(taken) > 20, 10.0, 'zeros')
+    assert not any(map(any, taken))
+    rig.wait_for(lambda: send(0.05), 10.0, 'the command')
+    rig.wait_for(lambda: not send(5.0, x=0.0), 5.0, 'a stop, however old')
 
 
 def test_what_is_missing_is_named(rig, kept_environment):

@@ -182,6 +182,18 @@ def test_a_box_needs_the_position():
         Senses(CONTRACT, LIMITS, 'elsewhere', [].append)
 
 
+@pytest.mark.parametrize(('vector', 'action'), [
+    ({}, {'unit': 'rad/s'}), ({'unit': 'mm'}, {}), ({}, {'frame': 'tool0'}), ({'frame': 'base'}, {}),
+    ({}, {'fields': ('twist.linear.y', 'twist.linear.x', 'twist.linear.z')}),
+    ({}, {'fields': ('twist.angular.x', 'twist.linear.z', 'twist.linear.y')})])
+def test_a_position_that_the_command_does_not_move_is_refused(vector, action):
+    contract = dataclasses.replace(CONTRACT, vectors=(dataclasses.replace(CONTRACT.vectors[0], **vector),),
+                                   action=dataclasses.replace(CONTRACT.action, **action))
+    with pytest.raises(FospError, match="position_vector: vector 'ee_pose' .* is not the position that the action"):
+        Senses(contract, LIMITS, 'ee_pose', [].append)
+    Senses(contract, dataclasses.replace(LIMITS, box_low=(), box_high=()), '', [].append)   # guarded by less, and told
+
+
 def test_ages_are_those_of_the_oldest_and_infinite_before_the_first(desk):
     assert set(desk.senses.ages(0.0)) == {'camera', 'command', 'pose', 'joints'}
     assert all(age == math.inf for age in desk.senses.ages(0.0).values()) and desk.senses.oldest(0.0) == math.inf

@@ -10,6 +10,7 @@ from scripted_filter import Scripted, moving
 
 from fosp_core.safety import filter as safety
 from fosp_core.safety.reasons import Reason
+from fosp_ros.watchdog import Watchdog
 
 
 @pytest.mark.parametrize(('settings', 'delay'), [({'deadline_s': 1.0}, 0.21),   # the watchdog's stop came first
@@ -122,12 +123,37 @@ def test_a_swap_that_fails_in_the_runtime_stops_and_the_process_goes_on(make_fil
     moving(rig, cell)
     swap, tries = node.slot.swap, []
 
-    def broken():
+    def broken(idle=False):
         tries.append(1)
         if len(tries) == 1:
             raise RuntimeError('onnxruntime: out of memory')
-        return swap()
+        return swap(idle)
     since = time.monotonic()
     monkeypatch.setattr(node.slot, 'swap', broken)
     rig.wait_for(lambda: 'model_fault' in [m.message for t, m in cell.states if t > since], 2.0, 'model_fault')
     moving(rig, cell)
+
+
+def test_a_deadline_that_is_moved_forward_wakes_the_watchdog():
+    fired = threading.Event()
+    watchdog = Watchdog(60.0, 60.0, fired.set)
+    watchdog.start()        # it says stop at once, and then sleeps
+    assert fired.wait(5.0)
+    fired.clear()
+    time.sleep(0.05)
+    watchdog.feed()
+    time.sleep(0.05)
+    watchdog.feed(time.monotonic() - 59.9)      # what was decided rests on an old measurement
+    assert fired.wait(5.0)
+    watchdog.stop()
+
+
+def test_a_model_is_swapped_in_while_no_pictures_come(make_filter, monkeypatch):
+    rig, cell, node = make_filter()
+    moving(rig, cell)
+    asked = []
+    monkeypatch.setattr(node.slot, 'swap', lambda idle=False: asked.append(idle))
+    rig.wait_for(lambda: asked, 2.0, 'a tick')
+    assert not any(asked)
+    cell.off.add('image')
+    rig.wait_for(lambda: asked[-1], 5.0, 'a swap without a tick')

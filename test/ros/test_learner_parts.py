@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from fosp_core.contract import Contract
+from fosp_core.errors import ContractError
 from fosp_core.paths import config_file
-from fosp_ros.observing import EVENT, Observer, TickLabel
+from fosp_ros.messages import stamped_class
+from fosp_ros.observing import EVENT, JOY, Observer, TickLabel
 from fosp_ros.recording import Recorder
 
 MS = 1_000_000
@@ -88,6 +90,27 @@ def test_an_operators_button_counts_once_and_a_pause_in_the_pictures_is_missed_t
     show(observer, 10**18 + 400 * MS, label=False)
     got = observer.take(0.0)
     assert not got.label.is_first and got.label.reward == 1.0 and got.missed == 3
+
+
+def test_a_joysticks_buttons_are_an_episode_and_its_sticks_are_no_reward(contract):
+    observer = Observer(contract, 0.05, 0.0, JOY)
+    said = []
+    for k, buttons in enumerate([[1, 0, 0, 0], [1, 0, 0, 1], None, [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0], [0, 1]]):
+        if buttons is not None:     # a driver need not repeat a held button
+            observer.put_label(0, [0.7, -0.9, 0.4], buttons)
+            observer.put_label(0, [-0.7, 0.9, 0.4], buttons)
+        show(observer, 10**18 + k * 100 * MS, label=False)
+        said.append(observer.take(0.0).label)
+    assert said == [TickLabel(is_first=True), TickLabel(cost=1.0), TickLabel(cost=1.0), TickLabel(),
+                    TickLabel(reward=1.0, is_last=True, is_terminal=True), TickLabel(), TickLabel(is_last=True)]
+
+
+def test_a_cost_button_that_is_pressed_between_two_pictures_counts(contract):
+    observer = Observer(contract, 0.05, 0.0, JOY)
+    for down in (1, 0):
+        observer.put_label(0, [], [0, 0, 0, down])
+    show(observer, 10**18, label=False)
+    assert observer.take(0.0).label == TickLabel(cost=1.0)
 
 
 @pytest.mark.parametrize(('axes', 'buttons'), [([], []), ([float('nan'), -1.0], [1]), ([1.0], [0, 1, 0, 5])])
@@ -180,3 +203,9 @@ def test_missed_ticks_make_the_counter_jump_and_operators_pauses_are_not_recorde
                   for r in recorder.observe(observation(contract, k, 0.1 * k, **tick), 0.1 * k)]
     assert steps == [(0, True, False), (1, False, False), (4, False, False), (5, False, True),
                      (6, True, False), (7, False, True)]
+
+
+def test_a_contract_of_messages_without_a_header_is_refused():
+    assert stamped_class('geometry_msgs/msg/PoseStamped', 'x').__name__ == 'PoseStamped'
+    with pytest.raises(ContractError, match='contract a: action: message type geometry_msgs/msg/Twist has no header'):
+        stamped_class('geometry_msgs/msg/Twist', 'contract a: action')

@@ -118,6 +118,7 @@ def test_the_newest_offer_wins_and_a_refused_one_leaves_the_live_model(monkeypat
     offer.gate.set()
     offer.until(lambda: not slot._thread and slot._ready is not None)
     assert slot.swap() and slot.bundle == 'fourth'
+    assert slot.refusal == '' and slot.refused == 1, 'told of until a newer one is live'
     slot.close()
     slot.offer('late')
     assert not slot.loading
