@@ -210,6 +210,40 @@ def plane(points: Sequence[tuple[str, str, dict]], title: str = 'Success against
     return _svg(height, f'{title}. {text}', body)
 
 
+def strips(groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[dict]]]]], title: str) -> str:
+    """Draw SR and CV side by side, a line of marks per group: where many rows would crowd in the plane.
+
+    Parameters
+    ----------
+    groups
+        Label, and per mark its CSS class and rows with `sr` and `cv`: a small dot for each, a bar at their mean.
+
+    """
+    left, gap, row_height = 136, 26, 22
+    width = (WIDTH - left - RIGHT - gap) / 2
+    height = TOP + row_height * len(groups) + 18
+    body = ''
+    for key, start in (('sr', left), ('cv', left + width + gap)):
+        body += _text(start, 9, key.upper(), 'start', 'axis')
+        for share in (0.0, 0.5, 1.0):
+            at = start + width * share
+            body += _line(at, TOP - 6, at, height - 16, 'grid') \
+                + _text(at, height - 4, f'{share:.0%}' if share else '0')
+        for i, (_, marks) in enumerate(groups):
+            for j, (kind, rows) in enumerate(marks):
+                y = TOP + row_height * (i + 0.5) + 7 * (j - (len(marks) - 1) / 2)
+                for row in rows:
+                    body += f'<circle class="dot {kind}" cx="{start + width * row[key]:.1f}" cy="{y:.1f}" r="2.6"/>'
+                mean = start + width * sum(row[key] for row in rows) / len(rows)
+                body += f'<line class="mean {kind}" x1="{mean:.1f}" y1="{y - 5:.1f}" x2="{mean:.1f}" y2="{y + 5:.1f}"/>'
+    for i, (label, _) in enumerate(groups):
+        body += _text(left - 8, TOP + row_height * (i + 0.5) + 4, label, 'end', 'axis')
+    text = '; '.join(f'{label}: ' + ', '.join(f'SR {np.mean([r["sr"] for r in rows]):.0%}, CV '
+                                              f'{np.mean([r["cv"] for r in rows]):.0%}' for _, rows in marks)
+                     for label, marks in groups)
+    return _svg(height, f'{title}. {text}', body)
+
+
 def reliability(rows: Sequence[dict], level: float) -> str:
     """Draw observed against predicted risk with Wilson intervals, the diagonal and the level; rows of `reliability`."""
     height = 300

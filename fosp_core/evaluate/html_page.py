@@ -46,7 +46,8 @@ circle.changed,i.changed{fill:var(--mark);background:var(--mark)}i.changed{borde
 i.k0{background:var(--sr)}i.k1{background:var(--cv)}i.k2{background:var(--mark)}i.k3{background:var(--good)}i.k4{background:var(--dim)}
 details{margin:.6em 0}summary{cursor:pointer;color:var(--dim)}code{font-size:.84rem;overflow-wrap:anywhere}
 .dot.k1{stroke:var(--cv)}.dot.k2{stroke:var(--mark)}.dot.k3{stroke:var(--good)}.dot.k4{stroke:var(--dim)}
-.dot.hollow{fill:var(--soft)}
+.dot.hollow{fill:var(--soft)}line.mean{stroke:var(--sr);stroke-width:2}line.mean.k1{stroke:var(--cv)}
+line.mean.k2{stroke:var(--mark)}line.mean.k3{stroke:var(--good)}line.mean.k4{stroke:var(--dim)}
 @media (max-width:640px){.dl{grid-template-columns:1fr}.dl dd{margin-bottom:.5em}
 th,td{padding:6px 7px}table{font-size:.86rem}main{padding:20px 14px 40px}
 table.rates thead{display:none}table.rates tr{display:grid;grid-template-columns:1fr 1fr;padding:8px 0;

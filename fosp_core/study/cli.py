@@ -49,8 +49,8 @@ def result(plan, jobs: list, outcome, done: int, to_do: int) -> dict:
     from fosp_core.study import table
     rows = table.evaluations(jobs)
     compared = table.comparisons(rows) + (table.methods_compared(rows, plan.adapt['methods'][0]) if plan.adapt else [])
-    return {'title': plan.title, 'rows': rows, 'rollouts': table.rollouts(jobs), 'fine_tunes': table.tunes(jobs),
-            'comparisons': compared, 'jobs': len(jobs), 'done': done, 'open': to_do,
+    return {'title': plan.title, 'rows': rows, 'means': table.means(rows), 'rollouts': table.rollouts(jobs),
+            'fine_tunes': table.tunes(jobs), 'comparisons': compared, 'jobs': len(jobs), 'done': done, 'open': to_do,
             'failed': outcome.failed, 'refused': outcome.refused, 'waiting': outcome.waiting}
 
 

@@ -7,6 +7,7 @@ import html
 from fosp_core.evaluate import charts
 from fosp_core.evaluate.html_page import cell, document
 from fosp_core.evaluate.statistics import rate_text
+from fosp_core.study import table
 from fosp_core.study.table import BEFORE
 
 WORDS = {'tuning': 'after fine-tuning against before', 'filter': 'filter on against off',
@@ -30,6 +31,10 @@ def text(found: dict) -> str:
              f'{"SR [95 % Wilson]":>22s}  {"CV [95 % Wilson]":>22s}']
     lines += [f'{r["task"]:10s} {r["model"]:14s} {r["seed"]:4d} {r["stage"]:12s} {r["filter"]:6s} {r["n"]:5d}  '
               f'{rate_text(r["sr"], r["sr_ci"]):>22s}  {rate_text(r["cv"], r["cv_ci"]):>22s}' for r in found['rows']]
+    if means := table.means(found['rows']):
+        lines.append('SR / CV, means over the training seeds (their number):')
+        lines += ['  ' + '  '.join(f'{k} {v}' if k not in ('model', 'stage', 'filter') else f'{v:14s}'
+                                   for k, v in row.items() if v != '-') for row in _means(means)]
     pooled = [c for c in found['comparisons'] if c['task'] == 'all']
     if pooled:
         lines.append('SR - CV on the same layouts, all tasks pooled (95 % bootstrap):')
@@ -61,19 +66,36 @@ def _comparison_table(compared: list[dict]) -> str:
     return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _planes(rows: list[dict]) -> str:
-    """One SR-CV plane per task: a colour per stage, hollow without the filter."""
+def _pictures(rows: list[dict]) -> str:
+    """One picture per task: a colour per stage, hollow without the filter; of several models or seeds no plane."""
     cards = ''
     stages = list(dict.fromkeys(r['stage'] for r in rows))
+
+    def kind(row: dict) -> str:
+        return f'k{stages.index(row["stage"]) % 5}' + ('' if row['filter'] == 'on' else ' hollow')
     for task in dict.fromkeys(r['task'] for r in rows):
         here = [r for r in rows if r['task'] == task]
-        points = [(r['model'] if len({q['model'] for q in here}) > 1 else '', f'k{stages.index(r["stage"]) % 5}'
-                   + ('' if r['filter'] == 'on' else ' hollow'), r) for r in here]
-        cards += f'<div class="card"><h3>{html.escape(task)}</h3>{charts.plane(points, task)}</div>'
+        if len({(r['model'], r['seed']) for r in here}) == 1:
+            drawing = charts.plane([('', kind(r), r) for r in here], task)
+        else:
+            groups: dict[tuple, dict[str, list]] = {}
+            for r in here:
+                groups.setdefault((r['model'], r['stage']), {}).setdefault(kind(r), []).append(r)
+            drawing = charts.strips([(f'{model} {stage}' if len(stages) > 1 else model, list(marks.items()))
+                                     for (model, stage), marks in groups.items()], task)
+        cards += f'<div class="card"><h3>{html.escape(task)}</h3>{drawing}</div>'
     key = ''.join(f'<span><i class="k{i % 5}"></i>{html.escape(s)}</span>' for i, s in enumerate(stages))
+    seeds = '; a dot for each training seed, a bar at their mean' * (len({r['seed'] for r in rows}) > 1)
     return (f'<div class="grid">{cards}</div><div class="key">{key}<span>filled: behind the filter; hollow: '
-            'alone</span>'
-            '</div>')
+            f'alone{seeds}</span></div>')
+
+
+def _means(means: list[dict]) -> list[dict]:
+    """Return the rows of `table.means` as text, a column per task."""
+    tasks = list(dict.fromkeys(task for m in means for task in m['tasks']))
+    return [{**{k: m[k] for k in ('model', 'stage', 'filter')},
+             **{t: f'{100 * c["sr"]:.1f} / {100 * c["cv"]:.1f} ({c["seeds"]})' if (c := m['tasks'].get(t)) else '-'
+                for t in tasks}} for m in means]
 
 
 def page(found: dict) -> str:
@@ -87,7 +109,11 @@ def page(found: dict) -> str:
     parts.append('<p>SR: share of episodes that reach the goal. CV: share with any contact. Brackets and crosses: 95 % '
                  'Wilson intervals. All rows of one task and seed are of the same layouts.</p>')
     if rows:
-        parts += ['<h2>Success against violations</h2>', _planes(rows), '<h2>All rows</h2>', _rows_table(rows)]
+        parts += ['<h2>Success against violations</h2>', _pictures(rows)]
+        if means := table.means(rows):
+            parts += ['<h2>Means over the training seeds</h2>'
+                      '<p>SR / CV in per cent, in brackets the number of seeds.</p>', _plain(_means(means))]
+        parts += ['<h2>All rows</h2>', _rows_table(rows)]
     for kind, words in WORDS.items():
         some = [c for c in found['comparisons'] if c['kind'] == kind]
         if some:

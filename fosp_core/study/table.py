@@ -62,6 +62,21 @@ def tunes(jobs: Sequence[Job]) -> list[dict]:
             for job, result in found]
 
 
+def means(rows: Sequence[dict]) -> list[dict]:
+    """Return SR and CV averaged over training seeds per model, stage and filter; empty when no cell has several.
+
+    Each has `tasks`: task -> `sr`, `cv` and the number of `seeds`.
+    """
+    cells: dict[tuple, dict[str, list[dict]]] = {}
+    for row in rows:
+        cells.setdefault((row['model'], row['stage'], row['filter']), {}).setdefault(row['task'], []).append(row)
+    if all(len(some) == 1 for tasks in cells.values() for some in tasks.values()):
+        return []
+    return [{'model': model, 'stage': stage, 'filter': switch,
+             'tasks': {task: {**{k: sum(r[k] for r in some) / len(some) for k in ('sr', 'cv')}, 'seeds': len(some)}
+                       for task, some in tasks.items()}} for (model, stage, switch), tasks in cells.items()]
+
+
 def score(row: dict) -> np.ndarray:
     """Return success - violation of each layout (n,), in {-1, 0, 1}."""
     return np.asarray(row['outcomes']['success'], float) - np.asarray(row['outcomes']['violation'], float)

@@ -330,6 +330,23 @@ def test_who_is_compared_with_whom():
                                                                                     ('direct', 'on', 60)]
 
 
+def test_means_over_seeds_are_per_task_and_say_how_many():
+    rows = [row('a', 'before', 'off', [1] * k + [0] * (4 - k), [0, 0, 0, k == 2], seed=seed)
+            for seed, k in enumerate((4, 2, 3))] + [row('a', 'fosp', 'off', [1, 1, 0, 0], [0] * 4, task='unseen2')]
+    before, after = table.means(rows)
+    assert before['tasks'] == {'unseen1': {'sr': 0.75, 'cv': pytest.approx(1 / 12), 'seeds': 3}}
+    assert (after['stage'], after['filter'], after['tasks']) == (
+        'fosp', 'off', {'unseen2': {'sr': 0.5, 'cv': 0.0, 'seeds': 1}})
+    assert table.means(rows[:1]) == [], 'one seed is no mean'
+    found = {'title': 'x', 'rows': rows, 'comparisons': [], 'rollouts': [], 'fine_tunes': [], 'failed': {},
+             'waiting': [], 'open': 0}
+    text = page.page(found)
+    assert '75.0 / 8.3 (3)' in text and '50.0 / 0.0 (1)' in text and 'a dot for each training seed' in text
+    assert text.count('<circle class="dot k0 hollow"') == 2 * 3 and text.count('<line class="mean k0 hollow"') == 2
+    assert 'aria-label="unseen1. a before: SR 75%, CV 8%"' in text
+    assert 'unseen1 75.0 / 8.3 (3)' in page.text(found)
+
+
 def test_the_page_says_what_is_missing():
     rows = [row('a', 'before', 'off', [1, 0], [0, 1]), row('a', 'fosp', 'off', [1, 1], [0, 0])]
     found = {'title': 'A <study>', 'rows': rows, 'rollouts': [{**rows[0], 'interventions': 3}],
