@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 from fosp_core.contract import Contract
+from fosp_core.errors import FospError
 from fosp_core.safety.limits import FilterLimits
 from fosp_ros import observing
 from fosp_ros.model_slot import SHADOW_TICKS
@@ -110,6 +111,10 @@ LAX_ALPHA = 0.2     # share of the violations, or of the surprises, that may com
 
 def limits_of(p, contract: Contract) -> FilterLimits:
     """Build the limits from the live parameters and the contract; raise FospError naming what is wrong."""
+    lengths = len(p.workspace_low), len(p.workspace_high)
+    if lengths not in ((contract.action.size,) * 2, (0, 0)):
+        raise FospError(f'parameters workspace_low and workspace_high have {lengths[0]} and {lengths[1]} entries, '
+                        f'expected {contract.action.size} each, as the action of contract {contract.name!r}, or none')
     return FilterLimits(
         low=contract.action.low, high=contract.action.high, period=contract.period, staleness=contract.staleness_s,
         acts=acts_for(p, contract), max_speed=p.max_speed, max_acceleration=p.max_acceleration, max_step=p.max_step,

@@ -48,7 +48,8 @@ def _require_motion(contract: Contract, name: str | None) -> None:
         return
     axes = tuple(tuple(field.rpartition('.')[2] for field in spec.fields[:action.size]) for spec in (vector, action))
     named = all(axis in ('x', 'y', 'z') for axis in (*axes[0], *axes[1]))
-    if vector.frame != action.frame or f'{vector.unit}/s' != action.unit or (named and axes[0] != axes[1]):
+    units, moved = ({unit.strip() for unit in spec.unit.split(',')} for spec in (action, vector))
+    if vector.frame != action.frame or not units <= {f'{unit}/s' for unit in moved} or (named and axes[0] != axes[1]):
         raise FospError(f'parameter position_vector: vector {name!r} of contract {contract.name!r} ({vector.unit}, '
                         f'frame {vector.frame}, {", ".join(vector.fields)}) is not the position that the action '
                         f'({action.unit}, frame {action.frame}, {", ".join(action.fields)}) moves: expected one in its '

@@ -8,6 +8,7 @@ back as the action that was really executed.
 
 import collections
 import functools
+import math
 import sys
 import time
 
@@ -24,7 +25,7 @@ from fosp_core.errors import DataError
 from fosp_ros import diagnostics, observing, pictures, qos
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import message_class, replay_set, stamped_class
-from fosp_ros.model_slot import SHADOW_TICKS, ModelSlot
+from fosp_ros.model_slot import IDLE_PERIODS, IDLE_S, SHADOW_TICKS, ModelSlot
 from fosp_ros.observing import Observation, Observer
 from fosp_ros.parameters import P
 from fosp_ros.recording import Record, Recorder
@@ -193,7 +194,9 @@ class LearnerNode(ManagedNode):
         try:
             output = self.slot.runtime.step(observation.arrays, previous, is_first, explore=self.p.explore)
         except ValueError as error:
-            self._fault(f'model input: {error}')
+            if is_first:    # the next one begins anew: the state is still that of the episode before
+                self._stamp = None
+            self._fault(f'model: {error}')
         else:
             self._propose(observation, output)
             self.slot.remember((observation.arrays, previous, is_first), is_first)
@@ -224,12 +227,14 @@ class LearnerNode(ManagedNode):
     def _swap(self, idle: bool = False) -> None:
         if self.slot.refused != self._refused_seen:
             self._refused_seen = self.slot.refused
-            self.get_logger().error(f'offered model refused: {self.slot.refusal}')
+            if self.slot.refusal:
+                self.get_logger().error(f'offered model refused: {self.slot.refusal}')
         if self.slot.swap(idle):
             self.get_logger().info(f'model {self.slot.version} ({self.slot.bundle.sha256[:12]}) is live')
 
     def _swap_when_idle(self) -> None:
-        if self.active and self.rate.age > 0.5:  # without pictures there are no ticks to swap between
+        # Without pictures there are no ticks to swap between; before the first one no output has been judged.
+        if self.active and max(IDLE_S, IDLE_PERIODS * self.contract.period) < self.rate.age < math.inf:
             self._swap(idle=True)
 
     def _fault(self, text: str) -> None:

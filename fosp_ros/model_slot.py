@@ -23,6 +23,7 @@ from fosp_core.deploy.bundle import Bundle
 from fosp_core.errors import FospError
 from fosp_ros.parameters import P
 
+IDLE_S, IDLE_PERIODS = 0.5, 3       # without a tick for so long, and so many periods, a node swaps between none
 CATCH_UP = 2  # steps that the control thread may replay itself when it takes over
 RISKS = ('risk', 'offline_risk')
 SHADOW_TICKS = P('shadow_ticks', 'int', 5, 'Ticks that an offered model runs beside the live one before it is swapped '
@@ -49,6 +50,7 @@ class _Offered:
     bundle: Bundle
     done: int = 0
     shadowed: int = 0
+    number: int = 0         # of its offer
     live: bool = False      # has caught up with the history once
 
 
@@ -95,6 +97,7 @@ class ModelSlot:
         self.bundle: Bundle | None = None
         self.swaps = 0
         self.refused = 0
+        self._number = self._refused_number = 0     # of the offer that was taken up last, and of the one refused last
         self.refusal = ''                    # why the newest offered bundle was refused; empty when it is the live one
 
     def open(self, path: Path | str) -> None:
@@ -159,7 +162,8 @@ class ModelSlot:
             if taken:
                 self.runtime, self.bundle = ready.runtime, ready.bundle
                 self.swaps += 1
-                self.refusal = ''
+                if ready.number >= self._refused_number:
+                    self.refusal = ''
         return taken
 
     def close(self) -> None:
@@ -185,17 +189,22 @@ class ModelSlot:
                 if data is None:
                     self._thread = None
                     return
+                self._number += 1
+                number = self._number
             try:
                 model = self._load(data)
+                if model is not None:
+                    model.number = number
             except FospError as error:
-                model = self._refuse(str(error))
+                model = self._refuse(str(error), number)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the live model goes on
-                model = self._refuse(f'{type(error).__name__}: {error}')
+                model = self._refuse(f'{type(error).__name__}: {error}', number)
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str, number: int) -> None:
         with self._lock:
-            self.refusal = why
             self.refused += 1
+            if number >= self._refused_number:
+                self.refusal, self._refused_number = why, number
 
     def _stays(self, bundle: Bundle) -> bool:
         """Tell whether this bundle is the live one, or is about to be; then what waited for its swap is outdated.
@@ -250,7 +259,7 @@ class ModelSlot:
                 why = f'{type(error).__name__}: {error}'
             if why:
                 self._refuse(f'model {getattr(model.bundle, "version", model.bundle)}: in shadow, '
-                             f'after {model.shadowed} ticks: {why}')
+                             f'after {model.shadowed} ticks: {why}', model.number)
                 return False
             model.shadowed += model.live
         return True

@@ -8,29 +8,21 @@ real arm's pose has another stamp and is taken when it is near enough. Nothing o
 
 import collections
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fosp_core.contract import Contract
+from fosp_ros.operator_labels import BUTTONS
 from fosp_ros.parameters import P
+from fosp_ros.tick_label import TickLabel
 
 STAMPED, EVENT, JOY = MODES = 'stamped', 'event', 'joy'
 LABELS = P('labels', 'string', STAMPED, 'stamped: each picture has a label of its stamp (simulation). event: labels '
            'come now and then, from what knows reward and cost; rising edges of their buttons count. joy: a joystick '
-           'or SpaceMouse as it is: button 0 begins an episode, 1 ends it, 2 ends it at the goal, 3 is cost while '
-           'held; axes mean nothing.', choices=MODES, read_only=True)
-JOY_BUTTONS = 4
-
-
-class TickLabel(NamedTuple):
-    """What came with an observation: reward, cost, episode flags."""
-
-    reward: float = 0.0
-    cost: float = 0.0
-    is_first: bool = False
-    is_last: bool = False
-    is_terminal: bool = False
+           'or SpaceMouse as it is, with the buttons of `fosp record`: 0 begins an episode and ends it, 1 ends it at '
+           'the goal, 2 is cost while held; axes mean nothing.', choices=MODES, read_only=True)
+HELD_S = 1.0        # for which a held button counts without being repeated: its driver may be gone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +72,8 @@ class Observer:
         self._tick_labels: collections.OrderedDict[int, TickLabel] = collections.OrderedDict()
         self._pending: tuple[int, np.ndarray, Any, float] | None = None
         self._event = TickLabel()
-        self._buttons = (False,) * JOY_BUTTONS
+        self._buttons = (False, False, False)
+        self._running, self._quiet = False, 0   # joy: within an episode; ticks since the last message
         self._last_stamp: int | None = None
 
     @property
@@ -100,20 +93,28 @@ class Observer:
 
     def put_label(self, stamp: int, axes, buttons) -> None:
         """Take one label message."""
-        flags = tuple(bool(b) for b in [*list(buttons)[:JOY_BUTTONS], *[0] * JOY_BUTTONS][:JOY_BUTTONS])
         if self._labels == JOY:
-            begin, end, goal, _ = self._rising(flags)
-            self._add_event(TickLabel(float(goal), float(flags[3]), begin, end or goal, goal))
+            self._put_joy(list(buttons))
             return
+        flags = tuple(bool(b) for b in [*list(buttons)[:3], 0, 0, 0][:3])
         axes = [float(a) for a in list(axes)[:2]] + [0.0] * (2 - len(axes))
         finite = [a if np.isfinite(a) else 0.0 for a in axes]
-        label = TickLabel(finite[0], max(0.0, finite[1]), *flags[:3])
+        label = TickLabel(finite[0], max(0.0, finite[1]), *flags)
         if self._labels == STAMPED:
             self._tick_labels[stamp] = label
             while len(self._tick_labels) > 64:
                 self._tick_labels.popitem(last=False)
             return
-        self._add_event(TickLabel(label.reward, label.cost, *self._rising(flags)[:3]))
+        self._add_event(TickLabel(label.reward, label.cost, *self._rising(flags)))
+
+    def _put_joy(self, buttons: list) -> None:
+        flags = tuple(i < len(buttons) and bool(buttons[i]) for i in (BUTTONS[w] for w in ('start', 'success', 'cost')))
+        toggled, goal, _ = self._rising(flags)
+        goal = goal and self._running
+        end = goal or (toggled and self._running)
+        begin = toggled and not self._running
+        self._running, self._quiet = (self._running or begin) and not end, 0
+        self._add_event(TickLabel(float(goal), float(flags[2]), begin, end, goal))
 
     def _rising(self, flags: tuple[bool, ...]) -> list[bool]:
         rising = [now and not before for now, before in zip(flags, self._buttons)]
@@ -152,8 +153,9 @@ class Observer:
     def _label_for(self, stamp: int) -> tuple[TickLabel, int]:
         if self._labels != STAMPED:
             label, self._event = self._event, TickLabel()
-            if self._labels == JOY and self._buttons[3]:    # held, and drivers need not repeat it
-                label = label._replace(cost=1.0)
+            self._quiet += 1
+            if self._labels == JOY and self._buttons[2] and self._quiet * self._period <= HELD_S * 1e9:
+                label = label._replace(cost=1.0)    # drivers need not repeat it
             gap = 0 if self._last_stamp is None else stamp - self._last_stamp
             return label, max(0, round(gap / self._period) - 1)
         label = self._tick_labels.pop(stamp, TickLabel())

@@ -15,7 +15,7 @@ import tty
 from collections.abc import Callable, Mapping
 
 from fosp_core.errors import FospError
-from fosp_ros.observing import TickLabel
+from fosp_ros.tick_label import TickLabel
 
 WORDS = ('start', 'stop', 'success', 'cost', 'discard')
 KEYS = {' ': 'toggle', 's': 'toggle', 'g': 'success', 'c': 'cost', 'd': 'discard', 'q': 'quit'}

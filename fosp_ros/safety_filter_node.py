@@ -9,6 +9,7 @@ trusts nothing that the learner says but its proposal. ONNX Runtime, no torch. E
 import dataclasses
 import functools
 import gc
+import math
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ from fosp_ros.filter_senses import Senses
 from fosp_ros.filter_witness import Witness
 from fosp_ros.lifecycle import ManagedNode, spin_node
 from fosp_ros.messages import stamped_class, time_of
-from fosp_ros.model_slot import ModelSlot
+from fosp_ros.model_slot import IDLE_PERIODS, IDLE_S, ModelSlot
 from fosp_ros.observing import Observation, Observer
 from fosp_ros.watchdog import Watchdog
 
@@ -239,6 +240,7 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
             self._scored = len(output.risk)
             self.slot.remember(record, anew)
         except ValueError as error:
+            self._anew = anew       # the state is still that of the episode before
             self.senses.fault(Reason.MODEL_FAULT, str(error), time.monotonic())
         with self._gate:
             now = time.monotonic()
@@ -338,7 +340,8 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
     def _swap(self, idle: bool = False) -> None:
         if self.slot.refused != self._refused_seen:
             self._refused_seen = self.slot.refused
-            self.get_logger().error(f'offered model refused: {self.slot.refusal}')
+            if self.slot.refusal:
+                self.get_logger().error(f'offered model refused: {self.slot.refusal}')
         try:
             swapped = self.slot.swap(idle)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime has exceptions of its own: the live model goes on
@@ -350,7 +353,8 @@ class SafetyFilterNode(Latching, Reporting, ManagedNode):
             self.witness.model_changed(self.slot.version)
 
     def _swap_when_idle(self) -> None:
-        if self.active and self.rate.age > 0.5:     # without pictures there are no ticks to swap between
+        # Without pictures there are no ticks to swap between; before the first one no output has been judged.
+        if self.active and max(IDLE_S, IDLE_PERIODS * self.contract.period) < self.rate.age < math.inf:
             self._swap(idle=True)
 
     def _guard_parameters(self, parameters) -> SetParametersResult:

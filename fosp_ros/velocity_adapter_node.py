@@ -38,6 +38,7 @@ PARAMETERS = (
 AXES = tuple(f'twist.{kind}.{axis}' for kind in ('linear', 'angular') for axis in 'xyz')
 SLACK = 0.01        # of the range of a field: rounding, not another unit
 ACKED_S = 0.2       # for the controller to take the last zeros
+TOLD_S = 60.0       # for which a refusal is told of
 
 
 def refusal(contract: Contract, message) -> str:
@@ -71,7 +72,7 @@ class VelocityAdapterNode(ManagedNode):
         self._zeros = [0.0] * (6 if self.p.angular else 3)
         self._passed = self._refused = 0
         self._why = ''
-        self._source = Source(self.contract.period)
+        self._source, self._sequence, self._refused_at = Source(self.p.timeout_s), 0, -math.inf
         self._out = self.publish_on(Float64MultiArray, f'/{self.p.controller.strip("/")}/commands', qos.COMMAND)
         self._watchdog = Watchdog(1.0 / self.p.repeat_hz, self.p.timeout_s, self._halt,
                                   lambda error: self.get_logger().error(f'zeros not sent: {error}'))
@@ -79,7 +80,8 @@ class VelocityAdapterNode(ManagedNode):
         diagnostics.Reporter(self, self._report)
 
     def start(self) -> None:
-        """Zeros from now on, until a command comes."""
+        """Zeros from now on, until a command comes, whose way here counts as the quickest."""
+        self._source.forget()
         self._watchdog.start()
 
     def stop(self) -> None:
@@ -99,34 +101,39 @@ class VelocityAdapterNode(ManagedNode):
         why = refusal(self.contract, message)
         if not why and waited > self.p.timeout_s:
             why = f'taken {waited:.2f} s after its arrival'
-        why = why or self._late(message, time.monotonic() - waited)
+        why = why or self._late(message, info.get('publication_sequence_number') or 0, time.monotonic() - waited)
         if why:
-            self._refused, self._why = self._refused + 1, why
+            self._refused, self._why, self._refused_at = self._refused + 1, why, time.monotonic()
             self._halt()
             return
         self._passed += 1
         self._watchdog.feed(time.monotonic() - waited)
         self._out.publish(Float64MultiArray(data=[get_field(message, path) for path in AXES[:len(self._zeros)]]))
 
-    def _late(self, message: TwistStamped, arrived: float) -> str:
+    def _late(self, message: TwistStamped, sequence: int, arrived: float) -> str:
         """Say why a motion was held up on its way; empty when it was not. A stop is obeyed however old it is.
 
         Stamps are compared with each other alone: the camera's clock, which made them, need not be ours.
         """
-        stamp = 1e-9 * stamp_ns(message)
+        if sequence <= self._sequence:      # each writer counts its own from 1
+            self._source.forget()
+        self._sequence, stamp = sequence, 1e-9 * stamp_ns(message)
         if not stamp or not any(get_field(message, path) for path in AXES):
             return ''
         if not self._source.arrived(stamp, arrived):
-            return 'stamp is not later than the one before, or of another clock'
+            return 'stamp not later than the one before, or of another clock'
         held = self._source.age(arrived)
-        return f'{held:.2f} s longer on its way than the quickest one' if held > self.p.timeout_s else ''
+        if held <= self.p.timeout_s:
+            return ''
+        return (f'{held:.2f} s longer on its way than the quickest one; if a clock was set, deactivate and activate '
+                'this node')
 
     def _report(self):
         values = {'passed': self._passed, 'refused': self._refused, 'last_refusal': self._why,
                   'zeros_by_timeout': self._watchdog.fired, 'listeners': self._out.get_subscription_count()}
         if not self._out.get_subscription_count():
             return diagnostics.ERROR, f'nobody listens on {self._out.topic_name}', values
-        if self._refused:
+        if time.monotonic() - self._refused_at < TOLD_S:
             return diagnostics.WARN, f'{self._refused} commands refused: {self._why}', values
         return diagnostics.OK, 'passing on', values
 

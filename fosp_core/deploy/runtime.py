@@ -41,6 +41,10 @@ class FilterOutput:
     surprise: float
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), '')
+
+
 def make_session(model: bytes, where: str):
     """Build an ONNX Runtime session with one thread and spinning off; raise BundleError naming the file."""
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')     # read at its import; a robot reports to nobody
@@ -55,7 +59,7 @@ def make_session(model: bytes, where: str):
     try:
         return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
     except Exception as error:  # noqa: BLE001 - onnxruntime raises several unrelated types for a bad model
-        raise BundleError(f'{where}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}') from None
+        raise BundleError(f'{where}: ONNX Runtime cannot load it: {_first_line(error)}') from None
 
 
 class _Runtime:
@@ -116,7 +120,7 @@ class _Runtime:
         try:
             return self.session.run(None, used)
         except Exception as error:  # onnxruntime raises several unrelated types
-            raise ValueError(f'{self.graph}.onnx: {type(error).__name__}: {str(error).splitlines()[0]}') from error
+            raise ValueError(f'{self.graph}.onnx: {type(error).__name__}: {_first_line(error)}') from error
 
 
 class PolicyRuntime(_Runtime):

@@ -13,6 +13,7 @@ import numpy as np
 from fosp_core.safety.limits import FilterLimits, Situation, apply_limits, checked_command
 from fosp_core.safety.reasons import Reason
 
+MOST = 16
 SCALES = (0.75, 0.5, 0.25)
 TURNS = (35.0, 70.0)    # degrees aside, in the horizontal plane, to both sides
 RETREAT_AFTER = 0.02    # m: the point of the path to go back to lies at least so far away
@@ -20,7 +21,7 @@ RETREAT_AFTER = 0.02    # m: the point of the path to go back to lies at least s
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidates:
-    """Commands (N, A) in m/s, and for each the reason that is given when it is chosen."""
+    """Commands (N, A) in m/s, N <= MOST, and for each the reason that is given when it is chosen."""
 
     commands: np.ndarray
     labels: tuple[Reason, ...]

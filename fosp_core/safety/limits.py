@@ -48,7 +48,7 @@ class FilterLimits:
     ramp: float = 0.5                           # s from RAMP_START of the speed to all of it
     slow_factor: float = 0.5                    # speed while surprised
     retreat_speed: float = 0.1                  # m/s
-    alert_factor: float = 0.3                   # of the level, while alert; 1 switches the alert off
+    alert_factor: float = 0.2                   # of the level, while alert; 1 switches the alert off
     alert_hold: float = 1.0                     # s for which an alert outlasts the last risk beyond the level
     latch_after: float = 2.0                    # s of surprise beyond the stop level until it latches
 
@@ -69,8 +69,7 @@ class FilterLimits:
         if not n or len(self.high) != n or any(lo > 0 or hi < 0 for lo, hi in zip(self.low, self.high)):
             raise FospError(f'limits low {self.low} and high {self.high} must be of equal length with zero between')
         if len(self.box_low) != len(self.box_high) or len(self.box_low) not in (0, n):
-            raise FospError(f'limits box_low {self.box_low} and box_high {self.box_high} (parameters workspace_low and '
-                            f'workspace_high) need {n} entries each, or none')
+            raise FospError(f'limits box_low and box_high need {n} entries each, or none')
         if any(lo >= hi for lo, hi in zip(self.box_low, self.box_high)):
             raise FospError(f'limit box_low {self.box_low} is not below box_high {self.box_high}')
         if not len(self.joint_low) == len(self.joint_high) == len(self.joint_speed) == joints:

@@ -233,6 +233,10 @@ def test_the_adapter_refuses_a_motion_that_was_held_up_on_its_way(rig, adapter):
     assert not any(map(any, taken))
     rig.wait_for(lambda: send(0.05), 10.0, 'the command')
     rig.wait_for(lambda: not send(5.0, x=0.0), 5.0, 'a stop, however old')
+    robot.destroy_publisher(out)        # another sender has another clock
+    out = robot.create_publisher(TwistStamped, '/fosp/command_out', qos.COMMAND)
+    rig.wait_for(out.get_subscription_count, 10.0, 'the adapter')
+    rig.wait_for(lambda: send(0.6), 10.0, 'the command of another sender')
 
 
 def test_what_is_missing_is_named(rig, kept_environment):

@@ -16,6 +16,8 @@ from fosp_core.errors import FospError
 from fosp_core.safety.reasons import Reason
 from fosp_ros.filter_senses import Senses
 
+POSITION = CONTRACT.vectors[0].fields
+
 
 @pytest.fixture
 def desk():
@@ -180,6 +182,14 @@ def test_a_fault_of_a_message_counts_for_as_long_as_an_input_may_be_old(desk):
 def test_a_box_needs_the_position():
     with pytest.raises(FospError, match="position_vector: contract 'safereach' has no vector 'elsewhere' of 3 entries"):
         Senses(CONTRACT, LIMITS, 'elsewhere', [].append)
+
+
+@pytest.mark.parametrize(('vector', 'action'), [
+    ({'fields': (*POSITION, 'pose.orientation.w'), 'unit': 'm, 1'}, {}), ({'unit': 'm,rad'}, {'unit': 'm/s, rad/s'})])
+def test_a_vector_that_begins_with_the_position_is_as_good(vector, action):
+    contract = dataclasses.replace(CONTRACT, vectors=(dataclasses.replace(CONTRACT.vectors[0], **vector),),
+                                   action=dataclasses.replace(CONTRACT.action, **action))
+    Senses(contract, LIMITS, 'ee_pose', [].append)
 
 
 @pytest.mark.parametrize(('vector', 'action'), [

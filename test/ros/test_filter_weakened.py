@@ -9,6 +9,7 @@ import pytest
 
 from fosp_core.contract import Contract
 from fosp_core.deploy.bundle import Bundle
+from fosp_core.errors import FospError
 from fosp_core.paths import config_file, share_dir
 from fosp_core.safety.limits import Situation, apply_limits
 from fosp_core.safety.reasons import Reason
@@ -80,6 +81,11 @@ def test_the_shipped_model_is_not_lax():
 ])
 def test_a_limit_that_can_never_act_is_named(change, names):
     assert idle(types.SimpleNamespace(**{**DEFAULT, **change}), CONTRACT) == names
+
+
+def test_a_box_of_another_size_names_its_parameters():
+    with pytest.raises(FospError, match='parameters workspace_low and workspace_high have 2 and 3 entries, expected 3'):
+        limits_of(types.SimpleNamespace(**{**DEFAULT, 'workspace_low': [0.0, 0.0]}), CONTRACT)
 
 
 def test_the_default_limits_act_within_the_range_of_the_contract():

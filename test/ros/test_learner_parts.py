@@ -95,22 +95,27 @@ def test_an_operators_button_counts_once_and_a_pause_in_the_pictures_is_missed_t
 def test_a_joysticks_buttons_are_an_episode_and_its_sticks_are_no_reward(contract):
     observer = Observer(contract, 0.05, 0.0, JOY)
     said = []
-    for k, buttons in enumerate([[1, 0, 0, 0], [1, 0, 0, 1], None, [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0], [0, 1]]):
+    pressed = [[0, 1, 0], [1, 0, 0], [1, 0, 1], None, [0, 0, 0], [0, 1, 0], [0, 1, 0], [1], [0], [1]]
+    for k, buttons in enumerate(pressed):
         if buttons is not None:     # a driver need not repeat a held button
             observer.put_label(0, [0.7, -0.9, 0.4], buttons)
             observer.put_label(0, [-0.7, 0.9, 0.4], buttons)
         show(observer, 10**18 + k * 100 * MS, label=False)
         said.append(observer.take(0.0).label)
-    assert said == [TickLabel(is_first=True), TickLabel(cost=1.0), TickLabel(cost=1.0), TickLabel(),
-                    TickLabel(reward=1.0, is_last=True, is_terminal=True), TickLabel(), TickLabel(is_last=True)]
+    assert said == [TickLabel(), TickLabel(is_first=True), TickLabel(cost=1.0), TickLabel(cost=1.0), TickLabel(),
+                    TickLabel(reward=1.0, is_last=True, is_terminal=True), TickLabel(), TickLabel(is_first=True),
+                    TickLabel(), TickLabel(is_last=True)]
 
 
-def test_a_cost_button_that_is_pressed_between_two_pictures_counts(contract):
+def test_a_cost_button_counts_when_tapped_and_not_when_its_driver_is_gone(contract):
     observer = Observer(contract, 0.05, 0.0, JOY)
-    for down in (1, 0):
-        observer.put_label(0, [], [0, 0, 0, down])
-    show(observer, 10**18, label=False)
-    assert observer.take(0.0).label == TickLabel(cost=1.0)
+    costs = []
+    for k in range(14):
+        for down in {0: (1, 0), 1: (1,)}.get(k, ()):
+            observer.put_label(0, [], [0, 0, down])
+        show(observer, 10**18 + k * 100 * MS, label=False)
+        costs.append(observer.take(0.0).label.cost)
+    assert costs == [1.0] + [1.0] * 10 + [0.0] * 3, 'a tap, then held for a second'
 
 
 @pytest.mark.parametrize(('axes', 'buttons'), [([], []), ([float('nan'), -1.0], [1]), ([1.0], [0, 1, 0, 5])])

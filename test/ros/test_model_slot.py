@@ -285,3 +285,16 @@ def test_an_output_is_judged_by_its_numbers():
                               ('surprise', np.inf, 'surprise is not finite'),
                               ('offline_action', np.full(3, np.nan), 'offline_action is not finite')):
         assert unfit(FilterOutput(**{**vars(SCORED), field: value})).startswith(why)
+
+
+def test_a_refusal_is_told_of_though_an_older_offer_goes_live_after_it(monkeypatch):
+    offer = Offer(monkeypatch, refuse=('bad',))
+    slot = offer.slot
+    offer.gate.set()
+    slot.offer('second')
+    offer.until(lambda: slot._ready is not None and not slot._thread)
+    slot.offer('bad')
+    offer.until(lambda: slot.refused == 1)
+    assert slot.swap() and slot.bundle == 'second' and slot.refusal == 'bad: damaged'
+    slot.offer('second')
+    offer.until(lambda: slot.refusal == '')
