@@ -170,12 +170,17 @@ def test_a_controller_that_holds_its_command_for_ever_halts_behind_the_adapter(a
     assert process.wait(15) == 0
 
 
-def test_the_adapter_leaves_zeros_behind_and_passes_on_nothing_that_the_contract_does_not_hold(rig, adapter):
+def around_the_adapter(rig):
+    """Return a node, its publisher of commands to the adapter, and the list of what the controller gets."""
     taken = []
     robot = rig.add(Node('robot'))
     robot.create_subscription(Float64MultiArray, '/cartesian_velocity_controller/commands',
                               lambda m: taken.append(list(m.data)), qos.COMMAND)
-    out = robot.create_publisher(TwistStamped, '/fosp/command_out', qos.COMMAND)
+    return robot, robot.create_publisher(TwistStamped, '/fosp/command_out', qos.COMMAND), taken
+
+
+def test_the_adapter_leaves_zeros_behind_and_passes_on_nothing_that_the_contract_does_not_hold(rig, adapter):
+    _, out, taken = around_the_adapter(rig)
     process = adapter()
 
     def send(frame='panda_link0', x=0.02, wz=0.0):
@@ -206,11 +211,7 @@ def test_the_adapter_leaves_zeros_behind_and_passes_on_nothing_that_the_contract
 
 
 def test_the_adapter_refuses_a_motion_that_was_held_up_on_its_way(rig, adapter):
-    taken = []
-    robot = rig.add(Node('robot'))
-    robot.create_subscription(Float64MultiArray, '/cartesian_velocity_controller/commands',
-                              lambda m: taken.append(list(m.data)), qos.COMMAND)
-    out = robot.create_publisher(TwistStamped, '/fosp/command_out', qos.COMMAND)
+    robot, out, taken = around_the_adapter(rig)
     adapter()
     rig.wait_for(lambda: len(taken) > 5 and out.get_subscription_count(), 60.0, 'zeros before any command')
 
