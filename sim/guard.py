@@ -5,7 +5,6 @@
 For `fosp evaluate`. No deadlines here, since simulated time waits; what the filter decides is the node's decision.
 """
 
-import dataclasses
 import types
 
 import numpy as np
@@ -30,7 +29,10 @@ def filter_settings() -> types.SimpleNamespace:
 
 
 class Guard:
-    """Calls the filter once per step; its state goes on from episode to episode, as the node's does."""
+    """Calls the filter once per step. Each episode begins like the first, so that it ends the same in any order.
+
+    The node's state goes on from episode to episode; what that carries over the border of two is a ramp after a stop.
+    """
 
     def __init__(self, bundle):
         from fosp_core.deploy.runtime import FilterRuntime
@@ -40,18 +42,14 @@ class Guard:
         calibration = bundle.calibration
         self.levels = (calibration['reachability']['level'], calibration['surprise']['level_slow'],
                        calibration['surprise']['level_stop'])
-        self.now = 0.0
-        # The node waits for all to be well before the first motion; an evaluation does not count that wait.
-        self.state = safety.FilterState.initial(self.contract.action.size)
-        self._warm = self._clear = False
-        self.resets = 0
+        self.reset()
 
     def reset(self) -> None:
-        """Begin an episode; a latched stop is cleared, as an operator would between two episodes."""
+        """Begin an episode: a resting arm, nothing latched. The clock too, for times that are summed up round."""
         self.runtime.reset()
-        # The arm of a new layout rests.
-        self.state = dataclasses.replace(self.state, last=np.zeros(self.limits.size))
-        self._clear = True
+        self.now = 0.0
+        self.state = safety.FilterState.initial(self.limits.size)
+        self._settled = False
 
     def __call__(self, env, observation: dict, previous: np.ndarray, is_first: bool,
                  action: np.ndarray) -> tuple[np.ndarray, str]:
@@ -74,23 +72,18 @@ class Guard:
         ages = dict.fromkeys(('camera', 'command', 'pose', 'joints'), 0.0)
         inputs = safety.FilterInputs(proposal=proposal, ages=ages, situation=situation, model_ready=True,
                                      is_first=is_first)
-        if self._clear and self.state.latched:
-            self.state, _ = safety.reset(inputs, limits, self.state, self.now)
-            self.resets += 1
-            self._warm = False
-        self._clear = False
-        if not self._warm:
+        if not self._settled:
             self._settle(inputs, output)
         command, _, self.state = safety.decide(inputs, output, limits, self.state, self.now)
         return contract.action.normalise(command), self.state.record.altered
 
     def _settle(self, inputs, output) -> None:
-        """Let the release interval and the ramp pass while the arm rests."""
+        """Let the release interval and the ramp pass while the arm rests: an evaluation does not count that wait."""
         standing = safety.FilterInputs(**{**vars(inputs), 'proposal': np.zeros(self.limits.size)})
         for _ in range(int((self.limits.release + self.limits.ramp) / self.limits.period) + 2):
             _, _, self.state = safety.decide(standing, output, self.limits, self.state, self.now)
             self.now += self.limits.period
-        self._warm = True
+        self._settled = True
 
     def _situation(self, env, observation: dict) -> Situation:
         names, position, velocity = env.joint_state()

@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', type=int, default=1, help='computing threads of each (default: %(default)s)')
     parser.add_argument('--only', metavar='TEXT', help='only jobs whose name holds TEXT, and what they need')
     parser.add_argument('--list', action='store_true', help='print the commands and whether each is done; run nothing')
+    parser.add_argument('--outcomes', type=Path, metavar='CSV', help='print the tables of an outcomes.csv that was kept of '
+                                                                     'a run; run nothing')
     parser.add_argument('--json', metavar='PATH', help='write the result; - for standard output alone')
 
 
@@ -44,13 +46,18 @@ def chosen(jobs: list, text: str | None) -> list:
     return [j for j in jobs if j.name in wanted]
 
 
+def tables(plan, rows: list[dict]) -> dict:
+    """Return the rows of a study, with their means and all comparisons."""
+    from fosp_core.study import table
+    compared = table.comparisons(rows) + (table.methods_compared(rows, plan.adapt['methods'][0]) if plan.adapt else [])
+    return {'title': plan.title, 'rows': rows, 'means': table.means(rows), 'comparisons': compared}
+
+
 def result(plan, jobs: list, outcome, done: int, to_do: int) -> dict:
     """Return the study as it stands: all rows that are there, whatever this run was asked for."""
     from fosp_core.study import table
-    rows = table.evaluations(jobs)
-    compared = table.comparisons(rows) + (table.methods_compared(rows, plan.adapt['methods'][0]) if plan.adapt else [])
-    return {'title': plan.title, 'rows': rows, 'means': table.means(rows), 'rollouts': table.rollouts(jobs),
-            'fine_tunes': table.tunes(jobs), 'comparisons': compared, 'jobs': len(jobs), 'done': done, 'open': to_do,
+    return {**tables(plan, table.evaluations(jobs)), 'rollouts': table.rollouts(jobs),
+            'fine_tunes': table.tunes(jobs), 'jobs': len(jobs), 'done': done, 'open': to_do,
             'failed': outcome.failed, 'refused': outcome.refused, 'waiting': outcome.waiting}
 
 
@@ -59,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fosp_core.io import atomic_write_bytes, write_json
-    from fosp_core.study import page
+    from fosp_core.study import outcomes, page
     from fosp_core.study.plan import Plan
     from fosp_core.study.runner import Records, run_jobs
     from fosp_core.train.options import at_least
@@ -67,6 +74,13 @@ def run(args: argparse.Namespace) -> int:
     at_least('--threads', args.threads, 1)
     path = plan_file(args.plan)
     plan = Plan.load(path)
+    if args.outcomes:
+        kept = tables(plan, outcomes.read(args.outcomes, args.plan))
+        if args.json:
+            write_json(args.json, kept)
+        if args.json != '-':
+            print(page.text(kept))
+        return 0
     out = args.out or Path('out') / path.stem
     every = plan.jobs(out)
     jobs = chosen(every, args.only)
@@ -84,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         outcome = run_jobs(jobs, out, args.jobs, finished, args.threads)
     found = result(plan, every, outcome, sum(records.done(job) for job in every), to_do)
     write_json(out / 'study.json', found)
+    outcomes.write(out / 'outcomes.csv', found['rows'])
     atomic_write_bytes(out / 'study.html', page.page(found).encode())
     if args.json:
         write_json(args.json, found)

@@ -32,16 +32,18 @@ def _read(path: Path) -> dict:
 
 
 def evaluations(jobs: Sequence[Job]) -> list[dict]:
-    """Return a row per evaluation that is done: model, seed, stage, task, filter, rates, intervals, command."""
+    """Return a row per evaluation that is done: job, model, seed, stage, task, filter, rates, intervals, command."""
     rows = []
     for job in jobs:
         if job.about.get('kind') != 'evaluate' or not job.makes.exists():
             continue
         result = _read(job.makes)
         (row,) = result['rows']
-        rows.append({**row, 'model': job.about['model'], 'seed': job.about['seed'], 'filter': job.about['filter'],
-                     'stage': job.about['method'] or BEFORE, 'version': (result.get('model') or {}).get('version'),
-                     'sha256': (result.get('model') or {}).get('sha256'), 'command': f'fosp {" ".join(job.argv)}'})
+        model = result.get('model') or {}
+        rows.append({**row, 'job': job.name, 'model': job.about['model'], 'seed': job.about['seed'],
+                     'filter': job.about['filter'], 'stage': job.about['method'] or BEFORE,
+                     'version': model.get('version'), 'sha256': model.get('sha256'),
+                     'command': f'fosp {" ".join(job.argv)}'})
     return rows
 
 

@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from fosp_core.cli import main
 from fosp_core.errors import FospError
 from fosp_core.evaluate.statistics import summary_row
 from fosp_core.paths import share_dir
-from fosp_core.study import page, runner, table
+from fosp_core.study import outcomes, page, runner, table
 from fosp_core.study.cli import chosen, plan_file
 from fosp_core.study.plan import Job, Plan
 
@@ -255,7 +256,8 @@ def test_only_some_and_what_they_need():
 
 def row(model, stage, switch, success, violation, task='unseen1', seed=0):
     return {**summary_row(task, 'model', success, violation, 0), 'model': model, 'seed': seed, 'stage': stage,
-            'filter': switch, 'return': 1.0, 'steps': 9.0, 'command': 'fosp evaluate',
+            'filter': switch, 'return': 1.0, 'steps': 9.0, 'command': 'fosp evaluate', 'version': 'v1', 'sha256': 'abc',
+            'job': f'evaluate/{model}-s{seed}/{task}-{switch}',
             'outcomes': {'seed': list(range(len(success))), 'success': success, 'violation': violation}}
 
 
@@ -345,6 +347,41 @@ def test_means_over_seeds_are_per_task_and_say_how_many():
     assert text.count('<circle class="dot k0 hollow"') == 2 * 3 and text.count('<line class="mean k0 hollow"') == 2
     assert 'aria-label="unseen1. a before: SR 75%, CV 8%"' in text
     assert 'unseen1 75.0 / 8.3 (3)' in page.text(found)
+
+
+def test_outcomes_that_were_kept_make_the_same_tables(tmp_path, capsys):
+    rng = random.Random(0)
+    rows = [row('a', stage, switch, [rng.randrange(2) for _ in range(21)], [rng.randrange(2) for _ in range(21)], task)
+            for task in ('standard', 'unseen1') for stage in ('before', 'fosp', 'direct') for switch in ('on', 'off')]
+    outcomes.write(tmp_path / 'o.csv', rows)
+    (tmp_path / 'plan.yaml').write_text(yaml.safe_dump(PLAN))
+    again = outcomes.read(tmp_path / 'o.csv', 'full')
+    assert [r['outcomes'] for r in again] == [r['outcomes'] for r in rows]
+    assert again[0]['command'] == 'fosp study full --only evaluate/a-s0/standard-on'
+    assert main(['study', str(tmp_path / 'plan.yaml'), '--outcomes', str(tmp_path / 'o.csv'), '--json', '-']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['comparisons'] == table.comparisons(rows) + table.methods_compared(rows, 'fosp')
+    assert main(['study', str(tmp_path / 'plan.yaml'), '--outcomes', str(tmp_path / 'o.csv')]) == 0
+    assert page.text({'rows': rows, 'comparisons': found['comparisons']}) == capsys.readouterr().out.rstrip('\n')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['o.csv', 'plan.yaml'], 'it runs nothing'
+    with pytest.raises(ValueError, match='each one more than the last'):
+        outcomes.write(tmp_path / 'o.csv', [{**rows[0], 'outcomes': {**rows[0]['outcomes'], 'seed': [3] * 21}}])
+
+
+@pytest.mark.parametrize(('old', 'new', 'words'), [
+    ('job,model', 'job,name', 'line 2: columns job, name'), (',e0', ',e1', 'success has 8 bits, expected those of 3'),
+    (',e0', ',zz', 'line 2: non-hexadecimal'), (',3,', ',9,', 'success has 8 bits, expected those of 9 layouts'),
+    (',v1,', ',v1,more,', 'line 2: columns'), ('evaluate/', '"', r'line 2'), ('abc', '\udcff', 'o.csv: ')])
+def test_outcomes_that_are_none_are_told_by_line(tmp_path, old, new, words):
+    outcomes.write(tmp_path / 'o.csv', [row('a', 'fosp', 'on', [1, 1, 1], [0, 0, 1])])
+    text = (tmp_path / 'o.csv').read_text()
+    assert old in text
+    (tmp_path / 'o.csv').write_bytes(text.replace(old, new).encode(errors='surrogateescape'))
+    with pytest.raises(FospError, match=words):
+        outcomes.read(tmp_path / 'o.csv', 'full')
+    (tmp_path / 'o.csv').write_text('')
+    with pytest.raises(FospError, match='no rows'):
+        outcomes.read(tmp_path / 'o.csv', 'full')
 
 
 def test_the_page_says_what_is_missing():

@@ -249,6 +249,30 @@ def test_what_is_drawn_on_a_layout_does_not_hang_on_the_layouts_before(calibrate
         assert not np.array_equal(alone, sent(FIRST_SEED + 1))
 
 
+def test_what_the_filter_does_on_a_layout_does_not_hang_on_the_layouts_before(calibrated_toy):
+    """Not on a stop in which the last one ended either: a row can then be made again without those before it."""
+    from fosp_core.deploy.bundle import Bundle
+    from fosp_sim.actors import Learned
+    from fosp_sim.guard import Guard
+
+    def sent(*seeds):
+        actor = Learned(Bundle.open(calibrated_toy), Guard(Bundle.open(calibrated_toy)))
+        for seed in seeds:
+            observation, _ = env.reset(seed=seed)
+            actor.reset(env, seed)
+            actions = []
+            for _ in range(4):
+                actions.append(actor.action(env, observation))
+                observation, *_ = env.step(actions[-1])
+            actor.guard(env, observation, actions[-1], False, np.full(3, np.nan, np.float32))
+            assert not actor.guard.state.released
+        return np.stack(actions)
+    with contextlib.closing(SafeReachEnv('standard')) as env:
+        alone = sent(FIRST_SEED)
+        assert np.abs(alone).max() > 0.1
+        assert np.array_equal(alone, sent(FIRST_SEED + 1, FIRST_SEED))
+
+
 def test_the_guard_keeps_the_limits_and_tells_the_model_what_was_sent(calibrated_toy):
     """An action that leads out of the workspace box is cut; the learner must hear of the cut one."""
     from fosp_core.deploy.bundle import Bundle
