@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', type=int, default=1, help='computing threads of each (default: %(default)s)')
     parser.add_argument('--only', metavar='TEXT', help='only jobs whose name holds TEXT, and what they need')
     parser.add_argument('--list', action='store_true', help='print the commands and whether each is done; run nothing')
-    parser.add_argument('--outcomes', type=Path, metavar='CSV', help='print the tables of an outcomes.csv that was kept of '
-                                                                     'a run; run nothing')
+    parser.add_argument('--outcomes', type=Path, metavar='CSV',
+                        help='print the tables of an outcomes.csv that was kept of a run; run nothing')
     parser.add_argument('--json', metavar='PATH', help='write the result; - for standard output alone')
 
 
