@@ -18,7 +18,7 @@ import numpy as np
 
 from fosp_core.errors import FospError
 from fosp_core.evaluate import comparison
-from fosp_core.evaluate.statistics import bootstrap_mean, rate_text, summary_row
+from fosp_core.evaluate.statistics import MEANS, bootstrap_mean, mean_text, rate_text, summary_row
 from fosp_core.safety.reasons import STAGES
 from fosp_sim.actors import Learned, Result, Scripted, run_episode
 from fosp_sim.demonstrators import KINDS
@@ -96,17 +96,16 @@ def tasks_of(names: list[str] | None) -> list[str]:
 
 
 def table(rows: list[dict]) -> str:
-    """Return the rows as text with intervals in per cent."""
-    def unit(value, name):
-        return '-' if value is None else f'{value:.2f} {name}'
-    lines = [f'{"task":10s} {"policy":15s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  '
-             f'{"return":>6s} {"steps":>5s} {"path":>6s} {"to goal":>8s}  interventions '
+    """Return the rows as text: rates in per cent and what the filter did, then the means, with 95 % intervals."""
+    names = [f'{r["task"]:10s} {r["phase"]:15s}' for r in rows]
+    lines = [f'{"task":10s} {"policy":15s} {"n":>4s}  {"SR":>22s}  {"CV":>22s}  interventions '
              + ' '.join(f'{s:>8s}' for s in (*STAGES[1:], 'unwarned'))]
-    lines += [f'{r["task"]:10s} {r["phase"]:15s} {r["n"]:4d}  {rate_text(r["sr"], r["sr_ci"]):>22s}  '
-              f'{rate_text(r["cv"], r["cv_ci"]):>22s}  {r["return"]:6.2f} {r["steps"]:5.1f} '
-              f'{unit(r["path_m"], "m"):>6s} {unit(r["time_to_goal_s"], "s"):>8s}  {r["interventions"]:13d} '
-              + ' '.join(f'{"-" if v is None else v:>8}' for v in (
-                  *((r['altered'] or {}).get(s) for s in STAGES[1:]), r['contacts_unwarned'])) for r in rows]
+    lines += [f'{name} {r["n"]:4d}  {rate_text(r["sr"], r["sr_ci"]):>22s}  {rate_text(r["cv"], r["cv_ci"]):>22s}  '
+              f'{r["interventions"]:13d} ' + ' '.join(f'{"-" if v is None else v:>8}' for v in (
+                  *((r['altered'] or {}).get(s) for s in STAGES[1:]), r['contacts_unwarned']))
+              for name, r in zip(names, rows)]
+    lines.append(f'{"task":10s} {"policy":15s} ' + ' '.join(f'{words:>22s}' for words in MEANS.values()))
+    lines += [f'{name} ' + ' '.join(f'{mean_text(r, key):>22s}' for key in MEANS) for name, r in zip(names, rows)]
     if any(r['altered'] for r in rows):
         lines.append('interventions: commands that the risk changed; beside them those altered by surprise, limits and '
                      'stops; unwarned: episodes with a contact and no intervention before it')
@@ -144,6 +143,15 @@ def actors_of(args: argparse.Namespace, bundle) -> list:
     return asked + [Scripted(c) for c in comparison.CORNERS if not args.no_corners and c not in known]
 
 
+def command(args: argparse.Namespace, tasks: list[str]) -> str:
+    """Return the command that makes the result again."""
+    which = ['--suite', args.suite] if args.suite and not args.task else [w for t in tasks for w in ('--task', t)]
+    words = [*(('--model', args.model) if args.model else ()), *which, '--episodes', args.episodes, '--seed', args.seed,
+             '--policy', args.policy, '--filter', args.filter, '--through', args.through,
+             *(('--no-corners',) if args.no_corners else ())]
+    return ' '.join(map(str, ('fosp', 'evaluate', *words)))
+
+
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the JSON."""
     from tqdm import tqdm
@@ -173,8 +181,8 @@ def run(args: argparse.Namespace) -> int:
                 episodes = tqdm(seeds, unit='episode', desc=f'{task} {actor.phase}')
                 rows.append(row(task, actor.phase, [run_episode(env, actor, seed) for seed in episodes]))
     paired = comparison.comparisons(rows)   # the same layouts: a paired test sees what two intervals hide
-    result = {'suite': args.suite or 'safereach', 'through': args.through, 'policy': args.policy, 'filter': args.filter,
-              'seed': args.seed, 'rows': rows, 'paired': paired,
+    result = {'suite': args.suite or 'safereach', 'command': command(args, tasks), 'through': args.through,
+              'policy': args.policy, 'filter': args.filter, 'seed': args.seed, 'rows': rows, 'paired': paired,
               'graph': graph, 'model': {'version': bundle.version, 'sha256': bundle.sha256} if bundle else None,
               'wall_s': time.monotonic() - begin}
     if args.json != '-':

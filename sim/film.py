@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             records.append(guard.state.record)
             observation, _, _, terminated, truncated, info = env.step(action)
             done = terminated or truncated
-    atomic_write_bytes(args.out, film.encode(pictures, [r.risk for r in records], records[-1].level,
+    atomic_write_bytes(args.out, film.encode(pictures, [r.risk for r in records], guard.levels[0],
                                              [r.reason.word for r in records], [r.altered for r in records]))
     result = {'task': task, 'seed': args.seed, 'success': bool(info['success']), 'violation': bool(info['violation']),
               'steps': len(records), 'interventions': actor.interventions, 'altered': dict(actor.altered),

@@ -5,6 +5,7 @@
 For `fosp evaluate`. No deadlines here, since simulated time waits; what the filter decides is the node's decision.
 """
 
+import dataclasses
 import types
 
 import numpy as np
@@ -83,6 +84,8 @@ class Guard:
         for _ in range(int((self.limits.release + self.limits.ramp) / self.limits.period) + 2):
             _, _, self.state = safety.decide(standing, output, self.limits, self.state, self.now)
             self.now += self.limits.period
+        # What it would have sent meanwhile moved nothing: the arm rests.
+        self.state = dataclasses.replace(self.state, last=np.zeros(self.limits.size))
         self._settled = True
 
     def _situation(self, env, observation: dict) -> Situation:

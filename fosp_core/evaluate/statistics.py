@@ -12,6 +12,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+# Means of a row of `fosp evaluate` that tables show; the time is that of the episodes which arrived.
+MEANS = {'return': 'return', 'cost': 'cost', 'steps': 'steps', 'path_m': 'path, m', 'time_to_goal_s': 'time to goal, s'}
+
 
 def _quantile(confidence: float) -> float:
     """Two-sided standard normal quantile: 1.96 for 0.95."""
@@ -37,6 +40,14 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 def rate_text(rate: float, interval: Sequence[float]) -> str:
     """Return a rate with its interval as every table and page writes it, in per cent."""
     return f'{100 * rate:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'
+
+
+def mean_text(row: dict, name: str) -> str:
+    """Return the mean `name` of a row of `fosp evaluate` with its interval, as every table writes it; - for none."""
+    mean, interval = row.get(name), row.get(f'{name}_ci')
+    if mean is None:
+        return '-'
+    return f'{mean:.2f}' + (f' [{interval[0]:.2f}, {interval[1]:.2f}]' if interval else '')
 
 
 def upper_limit(successes: int, n: int, confidence: float = 0.95) -> float:
@@ -143,9 +154,24 @@ def pairs_needed(gained: int, lost: int, n: int, alpha: float = 0.05, power: flo
     if gained == lost:
         return None
     share, gap = (gained + lost) / n, (gained - lost) / n
-    z_alpha, z_power = _quantile(1.0 - alpha), NormalDist().inv_cdf(power)
+    z_alpha, z_power = _powers(alpha, power)
     enough = ((z_alpha * math.sqrt(share) + z_power * math.sqrt(share - gap * gap)) / gap) ** 2
     return math.ceil(max(enough, math.ceil(math.log2(2.0 / alpha)) / share))
+
+
+def _powers(alpha: float, power: float) -> tuple[float, float]:
+    return _quantile(1.0 - alpha), NormalDist().inv_cdf(power)
+
+
+def layouts_needed(gaps: Sequence[float], alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Return how many layouts tell a mean difference like that of `gaps` (n,) from none, by the z test; None for none.
+
+    `gaps` are the differences of two policies' scores, layout by layout.
+    """
+    values = np.asarray(gaps, np.float64)
+    if values.size < 2 or not values.mean():
+        return None
+    return max(2, math.ceil((sum(_powers(alpha, power)) * values.std(ddof=1) / values.mean()) ** 2))
 
 
 def summary_row(task: str, phase: str, successes: Sequence[bool], violations: Sequence[bool],

@@ -10,7 +10,7 @@ import numpy as np
 
 from fosp_core.evaluate import charts, comparison, film
 from fosp_core.evaluate.html_page import cell
-from fosp_core.evaluate.statistics import rate_text
+from fosp_core.evaluate.statistics import MEANS, mean_text, rate_text
 from fosp_core.safety.reasons import STAGES
 
 AGAINST = ('Difference in points on the same layouts with its 95 % interval (Tango), and the exact test of McNemar. '
@@ -22,6 +22,8 @@ FILMS = ('What the camera saw, run again for this page; below it the risk of the
          f'calibrated level. {film.FRAMES}')
 CAUSES = ('Interventions: commands that the risk changed; beside them those that surprise, limits and stops altered. '
           'Unwarned: episodes with a contact before which the risk had changed nothing.')
+PER_EPISODE = ('Per episode, with 95 % bootstrap intervals; of one episode there is none. Cost: steps in contact. Time '
+               'to goal: of the episodes that arrived.')
 DOTS = ('Each dot: the decisions of one tenth of predicted risk, and how many of them were followed by a contact '
         'within {horizon} steps; bars are 95 % Wilson intervals over steps, which are not independent. On the line, '
         'the estimate means what it says.')
@@ -41,12 +43,11 @@ def _count(row: dict, key: str) -> str:
 def results(evaluations: Sequence[dict]) -> str:
     """Return table, SR-CV planes and latencies of results of `fosp evaluate`."""
     rows = [(r, result) for result in evaluations for r in result['rows']]
-    names = ('task', 'policy', 'through', 'n', 'SR [95 %]', 'CV [95 %]', 'steps', 'interventions',
-             *STAGES[1:], 'unwarned')
+    names = ('task', 'policy', 'through', 'n', 'SR [95 %]', 'CV [95 %]', 'interventions', *STAGES[1:], 'unwarned')
     body = ''
     for r, result in rows:
         values = (r['task'], r['phase'], result['through'], str(r['n']), rate_text(r['sr'], r['sr_ci']),
-                  rate_text(r['cv'], r['cv_ci']), f'{r["steps"]:.0f}', str(r['interventions']),
+                  rate_text(r['cv'], r['cv_ci']), str(r['interventions']),
                   *(str((r.get('altered') or {}).get(stage, '-')) for stage in STAGES[1:]),
                   _count(r, 'contacts_unwarned'))
         body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
@@ -60,7 +61,28 @@ def results(evaluations: Sequence[dict]) -> str:
     table = f'<table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return (f'<h2>Results</h2><div class="scroll">{table}</div><div class="grid">{planes}</div>'
             f'<div class="key">{key}</div><p class="dim">{INTERVALS} {CAUSES}</p>'
-            f'{against(evaluations)}{latency(evaluations)}')
+            f'{means(rows)}{against(evaluations)}{made_by(evaluations)}{latency(evaluations)}')
+
+
+def means(rows: Sequence[tuple[dict, dict]]) -> str:
+    """Return the table of means, each with its interval, of (row, result) pairs."""
+    names = ('task', 'policy', 'through', 'n', *MEANS.values())
+    head = ''.join(f'<th scope="col">{n}</th>' for n in names)
+    body = ''
+    for r, result in rows:
+        values = (r['task'], r['phase'], result['through'], str(r['n']), *(mean_text(r, key) for key in MEANS))
+        body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
+    return (f'<h3>Means</h3><div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table></div><p class="dim">{PER_EPISODE}</p>')
+
+
+def made_by(evaluations: Sequence[dict]) -> str:
+    """Return the commands that make the rows again, of results that say them."""
+    commands = dict.fromkeys(result['command'] for result in evaluations if result.get('command'))
+    if not commands:
+        return ''
+    lines = ''.join(f'<li><code>{html.escape(command)}</code></li>' for command in commands)
+    return f'<h3>The rows again</h3><ul>{lines}</ul>'
 
 
 def against(evaluations: Sequence[dict]) -> str:

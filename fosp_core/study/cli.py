@@ -11,14 +11,14 @@ from fosp_core.errors import FospError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp study`."""
-    parser.add_argument('plan', metavar='PLAN', help='YAML file, or the name of one in config/: shipped, methods, full')
+    parser.add_argument('plan', metavar='PLAN', help='YAML file, or the name of one in config/: shipped, beyond, methods, full')
     parser.add_argument('--out', type=Path, help='folder (default: out/study_PLAN); goes on with what is there')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='commands side by side (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=1, help='computing threads of each (default: %(default)s)')
     parser.add_argument('--only', metavar='TEXT', help='only jobs whose name holds TEXT, and what they need')
     parser.add_argument('--list', action='store_true', help='print the commands and whether each is done; run nothing')
-    parser.add_argument('--outcomes', type=Path, metavar='CSV',
-                        help='print the tables of an outcomes.csv that was kept of a run; run nothing')
+    parser.add_argument('--outcomes', type=Path, nargs='+', metavar='CSV',
+                        help='print the tables of an outcomes.csv, or several, kept of runs of the plan; run nothing')
     parser.add_argument('--json', metavar='PATH', help='write the result; - for standard output alone')
 
 
@@ -44,6 +44,16 @@ def chosen(jobs: list, text: str | None) -> list:
         if job.name in wanted:
             wanted.update(job.needs)
     return [j for j in jobs if j.name in wanted]
+
+
+def kept_rows(plan, paths: list[Path], name: str) -> list[dict]:
+    """Return the rows of outcomes.csv files in the order of the plan; FospError for a job that is none of it."""
+    from fosp_core.study import outcomes
+    rows = {row['job']: row for row in outcomes.read(paths, name)}
+    order = [job.name for job in plan.jobs(Path(name))]
+    if strange := set(rows).difference(order):
+        raise FospError(f'{", ".join(map(str, paths))}: {min(strange)} is no job of plan {name}')
+    return [rows[job] for job in order if job in rows]
 
 
 def tables(plan, rows: list[dict]) -> dict:
@@ -75,7 +85,10 @@ def run(args: argparse.Namespace) -> int:
     path = plan_file(args.plan)
     plan = Plan.load(path)
     if args.outcomes:
-        kept = tables(plan, outcomes.read(args.outcomes, args.plan))
+        if args.out or args.only or args.list:
+            raise FospError('--outcomes prints what was kept and looks into no folder: expected neither --out, --only '
+                            'nor --list')
+        kept = tables(plan, kept_rows(plan, args.outcomes, args.plan))
         if args.json:
             write_json(args.json, kept)
         if args.json != '-':

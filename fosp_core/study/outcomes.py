@@ -36,34 +36,48 @@ def write(path: Path | str, rows: Sequence[dict]) -> None:
     atomic_write_bytes(path, out.getvalue().encode())
 
 
-def read(path: Path | str, plan: str) -> list[dict]:
-    """Return the rows as `table.evaluations` does, `command` by the plan's name; FospError naming the line."""
-    try:
-        lines = list(csv.DictReader(io.StringIO(Path(path).read_text())))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FospError(f'{path}: {error}') from None
-    rows = []
-    for number, line in enumerate(lines, 2):
+def read(paths: Sequence[Path | str], plan: str) -> list[dict]:
+    """Return the rows as `table.evaluations` does, but for what is not in the file; `command` by the plan's name.
+
+    Raises
+    ------
+    FospError
+        Naming file and line: no such file, other columns, outcomes that are not those of n layouts, a job twice.
+
+    """
+    rows: dict[str, dict] = {}
+    for path in paths:
         try:
-            if set(line) != set(COLUMNS):
-                raise ValueError(f'columns {", ".join(map(str, line))}, expected {", ".join(COLUMNS)}')
-            rows.append(_row(line, plan))
-        except (TypeError, ValueError) as error:
-            raise FospError(f'{path}: line {number}: {error}') from None
-    if not rows:
-        raise FospError(f'{path}: no rows, expected a line of {", ".join(COLUMNS)} and one per evaluation')
-    return rows
+            lines = list(csv.DictReader(io.StringIO(Path(path).read_text())))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise FospError(f'{path}: {error}') from None
+        if not lines:
+            raise FospError(f'{path}: no rows, expected a line of {", ".join(COLUMNS)} and one per evaluation')
+        for number, line in enumerate(lines, 2):
+            try:
+                row = _row(line, plan)
+                if row['job'] in rows:
+                    raise ValueError(f'{row["job"]} has been read before')
+            except (TypeError, ValueError) as error:
+                raise FospError(f'{path}: line {number}: {error}') from None
+            rows[row['job']] = row
+    return list(rows.values())
 
 
 def _row(line: dict, plan: str) -> dict:
+    if set(line) != set(COLUMNS) or None in line.values():
+        raise ValueError(f'columns {", ".join(str(k) for k, v in line.items() if v is not None)}, expected '
+                         f'{", ".join(COLUMNS)}')
     n, first = int(line['n']), int(line['first_layout'])
-    outcomes: dict[str, list[int]] = {'seed': list(range(first, first + n))}
+    outcomes = {}
     for key in _BITS:
         packed = np.frombuffer(bytes.fromhex(line[key]), np.uint8)
         if n < 1 or len(packed) != -(-n // 8) or np.unpackbits(packed)[n:].any():
             raise ValueError(f'{key} has {8 * len(packed)} bits, expected those of {n} layouts')
         outcomes[key] = np.unpackbits(packed, count=n).tolist()
-    return {**summary_row(line['task'], 'model', outcomes['success'], outcomes['violation']),
-            **{k: line[k] for k in ('job', 'model', 'stage', 'filter', 'version', 'sha256')}, 'seed': int(line['seed']),
-            'return': float(line['return']), 'steps': float(line['steps']), 'outcomes': outcomes,
+    row = summary_row(line['task'], '', outcomes['success'], outcomes['violation'])
+    del row['phase'], row['interventions']      # are not kept
+    return {**row, **{k: line[k] for k in ('job', 'model', 'stage', 'filter', 'version', 'sha256')},
+            'seed': int(line['seed']), 'return': float(line['return']), 'steps': float(line['steps']),
+            'outcomes': {'seed': list(range(first, first + n)), **outcomes},
             'command': f'fosp study {plan} --only {line["job"]}'}

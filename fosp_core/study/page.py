@@ -25,6 +25,14 @@ def _n(compared: dict) -> str:
             + (f', {missing} of {seeds * tasks} cells missing' if missing else ''))
 
 
+def _verdict(compared: dict) -> str:
+    if compared['verdict'] != 'no winner':
+        return compared['verdict']
+    if compared['seeds'] > 1:
+        return 'no winner; more seeds, not layouts, would tell'
+    return 'no winner' + (f'; about {n} layouts would tell such a difference' if (n := compared['needed']) else '')
+
+
 def text(found: dict) -> str:
     """Return the rows, and the comparisons that were pooled, as text."""
     lines = [f'{"task":10s} {"model":14s} {"seed":>4s} {"stage":12s} {"filter":6s} {"n":>5s}  '
@@ -39,7 +47,7 @@ def text(found: dict) -> str:
     if pooled:
         lines.append('SR - CV on the same layouts, all tasks pooled (95 % bootstrap):')
         lines += [f'  {_name(c["other"])} against {_name(c["reference"])}: {100 * c["difference"]:+.1f} points '
-                  f'[{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}], {_n(c)}: {c["verdict"]}' for c in pooled]
+                  f'[{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}], {_n(c)}: {_verdict(c)}' for c in pooled]
     return '\n'.join(lines)
 
 
@@ -61,7 +69,7 @@ def _comparison_table(compared: list[dict]) -> str:
     body = ''
     for c in compared:
         difference = f'{100 * c["difference"]:+.1f} [{100 * c["ci"][0]:+.1f}, {100 * c["ci"][1]:+.1f}]'
-        values = (c['task'], _name(c['other']), _name(c['reference']), difference, _n(c), c['verdict'])
+        values = (c['task'], _name(c['other']), _name(c['reference']), difference, _n(c), _verdict(c))
         body += '<tr>' + ''.join(cell(n, v) for n, v in zip(names, values)) + '</tr>'
     return f'<div class="scroll"><table class="rates"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

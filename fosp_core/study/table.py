@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fosp_core.errors import FospError
-from fosp_core.evaluate.statistics import mcnemar
+from fosp_core.evaluate.statistics import layouts_needed, mcnemar
 from fosp_core.study.plan import Job
 
 BEFORE = 'before'
@@ -93,7 +93,8 @@ def versus(pairs: Sequence[tuple[dict, dict]]) -> dict:
         `n` layouts, training `seeds` that ran on them, `tasks`, `cells` (pairs of task and seed that both have),
         `difference` of the mean score with `ci` (95 % bootstrap), `verdict` (better, worse, no winner, too few), and
         McNemar's exact test of successes `sr` and violations `cv`;
-        its `p_value` is None for several seeds, whose outcomes on one layout are not independent.
+        its `p_value` is None for several seeds, whose outcomes on one layout are not independent. `needed`: the layouts
+        that would tell such a difference (5 % level, 80 % power); None for several seeds, where the seeds are too few.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def versus(pairs: Sequence[tuple[dict, dict]]) -> dict:
     verdict = verdict if len(tasks) >= FEWEST else 'too few'
     return {'n': len(tasks), 'seeds': len(gaps), 'tasks': len(set(tasks)), 'cells': len(pairs),
             'difference': float(np.nanmean(gaps)), 'ci': [low, high], 'verdict': verdict, 'sr': both('success'),
-            'cv': both('violation')}
+            'cv': both('violation'), 'needed': layouts_needed(gaps[0]) if len(gaps) == 1 else None}
 
 
 def _gaps(pairs: Sequence[tuple[dict, dict]]) -> tuple[np.ndarray, np.ndarray]:

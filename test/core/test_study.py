@@ -257,7 +257,7 @@ def test_only_some_and_what_they_need():
 def row(model, stage, switch, success, violation, task='unseen1', seed=0):
     return {**summary_row(task, 'model', success, violation, 0), 'model': model, 'seed': seed, 'stage': stage,
             'filter': switch, 'return': 1.0, 'steps': 9.0, 'command': 'fosp evaluate', 'version': 'v1', 'sha256': 'abc',
-            'job': f'evaluate/{model}-s{seed}/{task}-{switch}',
+            'job': f'evaluate/{model}-s{seed}/{"" if stage == "before" else f"{task}-{stage}/"}{task}-{switch}',
             'outcomes': {'seed': list(range(len(success))), 'success': success, 'violation': violation}}
 
 
@@ -272,7 +272,14 @@ def test_verdicts_by_hand():
     assert found['sr']['gained'] == 16 and found['sr']['lost'] == 0
     # The interval of a mean of 40 values 0 and 1 with mean .4: about .4 -+ 1.96 sqrt(.24 / 40)
     assert found['ci'] == pytest.approx([0.25, 0.55], abs=0.03)
-    assert table.versus([(before, same)])['verdict'] == 'no winner'
+    nothing = table.versus([(before, same)])
+    assert nothing['verdict'] == 'no winner' and nothing['needed'] is None and page._verdict(nothing) == 'no winner'
+    little = table.versus([(before, row('a', 'little', 'off', [1] * 23 + [0, 1] * 8 + [0], [0] * 40))])
+    # 11 gained, none lost: a mean of .275 with variance .2045, and ((1.96 + .8416) sd / mean)^2
+    assert little['needed'] == 22
+    little = table.versus([(before, row('a', 'little', 'off', [0] * 4 + [1] * 16 + [0, 0, 1, 0] * 5, [0] * 40))])
+    assert (little['sr']['gained'], little['sr']['lost'], little['needed']) == (5, 4, 2890)
+    assert page._verdict(little) == 'no winner; about 2890 layouts would tell such a difference'
     worse = table.versus([(before, violates)])
     assert worse['difference'] == pytest.approx(-16 / 40) and worse['verdict'] == 'worse'
     assert worse['cv']['gained'] == 16
@@ -304,7 +311,7 @@ def test_seeds_that_differ_widen_the_interval():
     assert three['ci'] == pytest.approx(one['ci'], abs=0.03) and one['ci'][0] > 0
     text = page.text({'rows': [], 'comparisons': [{**found, 'kind': 'tuning', 'task': 'all', **{
         k: {'model': 'a', 'stage': k, 'filter': 'off'} for k in ('reference', 'other')}}]})
-    assert '40 layouts x 3 seeds: no winner' in text
+    assert '40 layouts x 3 seeds: no winner; more seeds, not layouts, would tell' in text
 
 
 def test_a_seed_that_lacks_a_task_counts_where_it_ran():
@@ -352,18 +359,25 @@ def test_means_over_seeds_are_per_task_and_say_how_many():
 def test_outcomes_that_were_kept_make_the_same_tables(tmp_path, capsys):
     rng = random.Random(0)
     rows = [row('a', stage, switch, [rng.randrange(2) for _ in range(21)], [rng.randrange(2) for _ in range(21)], task)
-            for task in ('standard', 'unseen1') for stage in ('before', 'fosp', 'direct') for switch in ('on', 'off')]
-    outcomes.write(tmp_path / 'o.csv', rows)
+            for task, stage in (('standard', 'before'), *(('unseen1', s) for s in ('before', 'fosp', 'direct')))
+            for switch in ('on', 'off')]
+    outcomes.write(tmp_path / 'o.csv', rows[::-1])
     (tmp_path / 'plan.yaml').write_text(yaml.safe_dump(PLAN))
-    again = outcomes.read(tmp_path / 'o.csv', 'full')
-    assert [r['outcomes'] for r in again] == [r['outcomes'] for r in rows]
-    assert again[0]['command'] == 'fosp study full --only evaluate/a-s0/standard-on'
+    again = outcomes.read([tmp_path / 'o.csv'], 'full')
+    assert [r['outcomes'] for r in again] == [r['outcomes'] for r in rows[::-1]]
+    assert again[-1]['command'] == 'fosp study full --only evaluate/a-s0/standard-on'
     assert main(['study', str(tmp_path / 'plan.yaml'), '--outcomes', str(tmp_path / 'o.csv'), '--json', '-']) == 0
     found = json.loads(capsys.readouterr().out)
     assert found['comparisons'] == table.comparisons(rows) + table.methods_compared(rows, 'fosp')
     assert main(['study', str(tmp_path / 'plan.yaml'), '--outcomes', str(tmp_path / 'o.csv')]) == 0
     assert page.text({'rows': rows, 'comparisons': found['comparisons']}) == capsys.readouterr().out.rstrip('\n')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['o.csv', 'plan.yaml'], 'it runs nothing'
+    assert main(['study', str(tmp_path / 'plan.yaml'), '--outcomes', *[str(tmp_path / 'o.csv')] * 2]) == 2
+    assert main(['study', 'shipped', '--outcomes', str(tmp_path / 'o.csv')]) == 2
+    assert main(['study', 'shipped', '--outcomes', str(tmp_path / 'o.csv'), '--only', 'a']) == 2
+    told = capsys.readouterr().err
+    assert 'line 2: evaluate/a-s0/unseen1-direct/unseen1-off has been read before' in told
+    assert 'evaluate/a-s0/standard-off is no job of plan shipped' in told and 'expected neither --out' in told
     with pytest.raises(ValueError, match='each one more than the last'):
         outcomes.write(tmp_path / 'o.csv', [{**rows[0], 'outcomes': {**rows[0]['outcomes'], 'seed': [3] * 21}}])
 
@@ -371,17 +385,18 @@ def test_outcomes_that_were_kept_make_the_same_tables(tmp_path, capsys):
 @pytest.mark.parametrize(('old', 'new', 'words'), [
     ('job,model', 'job,name', 'line 2: columns job, name'), (',e0', ',e1', 'success has 8 bits, expected those of 3'),
     (',e0', ',zz', 'line 2: non-hexadecimal'), (',3,', ',9,', 'success has 8 bits, expected those of 9 layouts'),
-    (',v1,', ',v1,more,', 'line 2: columns'), ('evaluate/', '"', r'line 2'), ('abc', '\udcff', 'o.csv: ')])
+    (',v1,', ',v1,more,', 'line 2: columns'), (',v1,abc', '', 'line 2: columns'), ('evaluate/', '"', r'line 2'),
+    ('abc', '\udcff', 'o.csv: ')])
 def test_outcomes_that_are_none_are_told_by_line(tmp_path, old, new, words):
     outcomes.write(tmp_path / 'o.csv', [row('a', 'fosp', 'on', [1, 1, 1], [0, 0, 1])])
     text = (tmp_path / 'o.csv').read_text()
     assert old in text
     (tmp_path / 'o.csv').write_bytes(text.replace(old, new).encode(errors='surrogateescape'))
     with pytest.raises(FospError, match=words):
-        outcomes.read(tmp_path / 'o.csv', 'full')
+        outcomes.read([tmp_path / 'o.csv'], 'full')
     (tmp_path / 'o.csv').write_text('')
     with pytest.raises(FospError, match='no rows'):
-        outcomes.read(tmp_path / 'o.csv', 'full')
+        outcomes.read([tmp_path / 'o.csv'], 'full')
 
 
 def test_the_page_says_what_is_missing():

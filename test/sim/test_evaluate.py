@@ -75,8 +75,11 @@ def test_the_suite_is_every_scene_with_means_and_their_intervals(capsys):
     assert tasks_of(['all']) == list(TASKS) and len(TASKS) == 6
     assert main(['evaluate', '--suite', 'safereach', '--policy', 'random', '--episodes', '1', '--no-corners', '--json',
                  '-']) == 0
-    rows = json.loads(capsys.readouterr().out)['rows']
+    found = json.loads(capsys.readouterr().out)
+    rows = found['rows']
     assert [r['task'] for r in rows] == list(TASKS)
+    assert found['command'] == ('fosp evaluate --suite safereach --episodes 1 --seed 0 --policy random --filter off '
+                                '--through core --no-corners')
     assert all(r['time_to_goal_s'] is None and r['path_m_ci'] is None and r['path_m'] > 0.1 for r in rows)
     done = [Result(1, True, False, 30, 1.0, 0.0, 0, 0.7), Result(2, False, True, 80, 0.0, 5.0, 0, 1.1),
             Result(3, True, False, 40, 1.0, 0.0, 0, 0.9), Result(4, True, False, 20, 1.0, 0.0)]
@@ -86,7 +89,8 @@ def test_the_suite_is_every_scene_with_means_and_their_intervals(capsys):
     for name in ('return', 'steps', 'path_m', 'time_to_goal_s', 'cost'):
         low, high = found[f'{name}_ci']
         assert low <= found[name] <= high and low < high
-    assert '3.00 s' in table([found]) and '0.90 m' in table([found])
+    means = table([found]).splitlines()[3]
+    assert '0.90 [0.70, 1.10]      3.00 [2.00, 4.00]' in means and '0.75 [' in means and '1.25 [' in means
 
 
 def test_the_path_is_the_way_of_the_fingertip():
@@ -154,6 +158,8 @@ def test_with_and_without_the_filter_on_the_same_layouts(capsys, calibrated_toy)
     assert {'gained', 'lost', 'difference', 'p_value', 'ci', 'verdict', 'needed'} == set(compared['cv'])
     assert compared['sr']['verdict'] == 'no winner'
     assert (result['rows'][1]['altered'], result['filter']) == (None, 'both')
+    assert result['command'] == (f'fosp evaluate --model {calibrated_toy} --task standard --episodes 2 --seed 0 '
+                                 '--policy straight --filter both --through core --no-corners')
     assert main(arguments) == 0
     assert 'standard: straight+filter against straight on the same 2 layouts\n  SR' in capsys.readouterr().out
 

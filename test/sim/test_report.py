@@ -41,6 +41,8 @@ def test_a_page_of_the_shipped_model(tmp_path, capsys):
     for heading in ('Results', 'Films', 'Does the risk mean', 'What the world model expects', 'Learning curves',
                     'Model card'):
         assert f'<h2>{heading}' in text, heading
+    assert '<h3>Means' in text and 'data-name="path, m">' in text
+    assert f'<code>{json.loads(evaluation.read_text())["command"]}</code>' in text
     assert text.count('data:image/webp') >= 1 and text.count('data:image/png') >= 1
     assert 'model/loss: from 9 to 7' in text and not re.search(r'\b(nan|NaN)\b', text)
     capsys.readouterr()
