@@ -11,7 +11,8 @@ from fosp_core.errors import FospError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fosp study`."""
-    parser.add_argument('plan', metavar='PLAN', help='YAML file, or the name of one in config/: shipped, beyond, methods, full')
+    parser.add_argument('plan', metavar='PLAN',
+                        help='YAML file, or the name of one in config/: shipped, beyond, methods, full')
     parser.add_argument('--out', type=Path, help='folder (default: out/study_PLAN); goes on with what is there')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='commands side by side (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=1, help='computing threads of each (default: %(default)s)')

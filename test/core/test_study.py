@@ -85,7 +85,7 @@ def test_a_bad_plan_names_the_key(plan, words):
 
 
 def test_the_shipped_plans_are_plans(tmp_path, capsys):
-    for name in ('shipped', 'methods', 'full'):
+    for name in ('shipped', 'beyond', 'methods', 'full'):
         assert Plan.load(plan_file(name)).jobs(tmp_path)
     assert main(['study', 'shipped', '--list', '--out', str(tmp_path / 'none')]) == 0
     assert 'to do  fosp rollout' in capsys.readouterr().out and not (tmp_path / 'none').exists()
