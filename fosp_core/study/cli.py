@@ -103,14 +103,18 @@ def run(args: argparse.Namespace) -> int:
         for job in jobs:
             print(f'{"done" if records.done(job) else "to do":5s}  fosp {" ".join(job.argv)}')
         return 0
-    to_do = sum(not records.done(job) and not records.refused(job) for job in every if job not in jobs)
+    others = [job for job in every if job not in jobs]
+
+    def missing() -> int:
+        return sum(not records.done(job) and not records.refused(job) for job in others)
+    missing()       # what was made by another command is told before hours of work, not after
     here = sum(records.done(job) for job in jobs)
     with tqdm(total=len(jobs), initial=here, unit='job', desc='study', file=sys.stderr) as bar:
         def finished(job, reason: str) -> None:
             bar.update(not reason)
             bar.write(f'{job.name}: {reason or "done"}', file=sys.stderr)
         outcome = run_jobs(jobs, out, args.jobs, finished, args.threads)
-    found = result(plan, every, outcome, sum(records.done(job) for job in every), to_do)
+    found = result(plan, every, outcome, sum(records.done(job) for job in every), missing())
     write_json(out / 'study.json', found)
     outcomes.write(out / 'outcomes.csv', found['rows'])
     atomic_write_bytes(out / 'study.html', page.page(found).encode())

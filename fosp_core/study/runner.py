@@ -4,10 +4,11 @@
 
 A job's command, the models that it read, time and exit code are kept in `record/`, its output in `log/`. A study that
 is killed goes on where it was: what a job makes appears whole or not at all, and `fosp pretrain` resumes from its own
-checkpoints.
+checkpoints. Several processes may work in one folder: a job is run by the one that holds its lock.
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from fosp_core.deploy.bundle import Bundle
 from fosp_core.errors import FospError
@@ -99,6 +101,18 @@ class Records:
             found[path] = self._known[path]
         return found
 
+    def lock(self, job: Job) -> IO | None:
+        """Return the open file that is this process's hold on a job; None when another process has it."""
+        path = self.path(job).with_suffix('.lock')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open('w')
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
     def write(self, job: Job, code: int | None, seconds: float, bundles: dict[str, str]) -> None:
         """Note with which models a job began (`code` is then None), and how it ended."""
         write_json(self.path(job), {'argv': list(job.argv), 'code': code, 'seconds': round(seconds, 1),
@@ -122,37 +136,52 @@ def run_jobs(jobs: Sequence[Job], out: Path, parallel: int = 1, finished: Callab
         else:
             todo.append(job)
     done, running = set(outcome.done), {}
+
+    def ended(job: Job, reason: str) -> None:
+        if not reason:
+            done.add(job.name)
+            outcome.done.append(job.name)
+        if finished:
+            finished(job, reason)
     try:
         while todo or running:
-            todo = _without(todo, set(outcome.refused))     # there is nothing to measure
-            for job in [j for j in todo if done.issuperset(j.needs)][:max(0, parallel - len(running))]:
+            todo, elsewhere = _without(todo, set(outcome.refused)), False     # there is nothing to measure
+            for job in [j for j in todo if done.issuperset(j.needs)]:
+                if len(running) >= parallel:
+                    break
+                if (hold := records.lock(job)) is None:
+                    elsewhere = True
+                    continue
                 todo.remove(job)
+                refused = records.refused(job)
+                if refused or records.done(job):        # by another process since it was looked at
+                    hold.close()
+                    outcome.refused |= {job.name: refused} if refused else {}
+                    ended(job, refused and f'refused: {refused}')
+                    continue
                 bundles = records.bundles(job, anew=True)
                 records.write(job, None, 0.0, bundles)      # before the result: a kill between the two loses neither
-                running[job.name] = job, bundles, *_start(job, records, threads)
-            if not running:
+                running[job.name] = job, bundles, hold, *_start(job, records, threads, hold)
+            if not running and not elsewhere and not any(done.issuperset(j.needs) for j in todo):
                 break       # what is left needs something that failed
-            for name, (job, bundles, process, began) in list(running.items()):
+            for name, (job, bundles, hold, process, began) in list(running.items()):
                 if process.poll() is None:
                     continue
                 del running[name]
                 reason = _judge(job, process.returncode, records)
                 records.write(job, process.returncode, time.monotonic() - began, bundles)
+                hold.close()
                 if refused := reason and records.refused(job):
                     outcome.refused[name] = refused
                     reason = f'refused: {refused}'
                 elif reason:
                     outcome.failed[name] = reason
-                else:
-                    done.add(name)
-                    outcome.done.append(name)
-                if finished:
-                    finished(job, reason)
+                ended(job, reason)
             time.sleep(0.05)
     finally:
-        for _, _, process, _ in running.values():
+        for _, _, _, process, _ in running.values():
             process.terminate()
-        for _, _, process, _ in running.values():
+        for _, _, _, process, _ in running.values():
             process.wait()
     outcome.waiting = [j.name for j in todo]
     return outcome
@@ -178,15 +207,17 @@ def _stated(job: Job) -> dict[str, str]:
     return {str(path): sha256 for path in job.reads}
 
 
-def _start(job: Job, records: Records, threads: int) -> tuple[subprocess.Popen, float]:
+def _start(job: Job, records: Records, threads: int, hold: IO) -> tuple[subprocess.Popen, float]:
+    """Start a job's command, which holds the lock too: should this process be killed, nobody else begins it."""
     log = records.log / f'{job.name}.txt'
     log.parent.mkdir(parents=True, exist_ok=True)
     if 'json' in job.about:
         Path(job.about['json']).unlink(missing_ok=True)     # of another command: this one may end without a word
     env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads), 'OMP_WAIT_POLICY': 'PASSIVE'}
     with log.open('w') as file:
-        return subprocess.Popen([sys.executable, '-m', 'fosp_core.cli', *job.argv], stdin=subprocess.DEVNULL,
-                                stdout=file, stderr=subprocess.STDOUT, env=env), time.monotonic()
+        process = subprocess.Popen([sys.executable, '-m', 'fosp_core.cli', *job.argv], stdin=subprocess.DEVNULL,
+                                   stdout=file, stderr=subprocess.STDOUT, env=env, pass_fds=(hold.fileno(),))
+    return process, time.monotonic()
 
 
 def _judge(job: Job, code: int, records: Records) -> str:

@@ -7,6 +7,8 @@ import json
 import random
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,44 @@ def test_what_is_there_is_not_made_again(tmp_path, commands):
     outcome = runner.run_jobs(jobs, tmp_path / 'out')
     assert not outcome.failed and not outcome.waiting and sorted(outcome.done) == ['four', 'three', 'two', 'x/one']
     assert sorted(calls()) == ['four', 'three', 'two', 'two', 'x/one']
+
+
+def test_two_processes_share_a_folder(tmp_path, commands):
+    """What another one holds is waited for and then taken as done; what it left undone is made."""
+    job, calls = commands
+    jobs = [job('one'), job('two', needs=('one',)), job('three'), job('four')]
+    records, found = runner.Records(tmp_path / 'out'), []
+    held = {name: records.lock(j) for name, j in (('one', jobs[0]), ('four', jobs[3]))}
+    assert records.lock(jobs[0]) is None
+    worker = threading.Thread(target=lambda: found.append(runner.run_jobs(jobs, tmp_path / 'out', 2)), daemon=True)
+    worker.start()
+    deadline = time.monotonic() + 20.0
+    while not (tmp_path / 'out' / 'three').exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert calls() == ['three'] and worker.is_alive(), 'two needs what is not there yet'
+    (tmp_path / 'out' / 'one').write_text('{}')     # as the other process does
+    for hold in held.values():
+        hold.close()
+    worker.join(20.0)
+    assert sorted(found[0].done) == ['four', 'one', 'three', 'two'] and not found[0].waiting
+    assert sorted(calls()) == ['four', 'three', 'two']
+
+
+def test_a_job_goes_on_holding_its_lock_when_the_study_is_killed(tmp_path, monkeypatch):
+    sleeper = Job('one', ('x',), tmp_path / 'out' / 'one')
+    real = runner.subprocess.Popen
+    monkeypatch.setattr(runner.subprocess, 'Popen', lambda argv, **more: real(['sleep', '60'], **more))
+    records = runner.Records(tmp_path / 'out')
+    hold = records.lock(sleeper)
+    process, _ = runner._start(sleeper, records, 1, hold)
+    try:
+        hold.close()        # as the end of the process does
+        assert records.lock(sleeper) is None
+    finally:
+        process.kill()
+        process.wait()
+    assert records.lock(sleeper) is not None
 
 
 def test_a_refusal_is_a_result_and_leaves_nothing_to_measure(tmp_path, commands):
