@@ -10,6 +10,7 @@ where `fosp collect` ends.
 import argparse
 import contextlib
 import importlib.util
+import shlex
 import time
 from collections import Counter
 from pathlib import Path
@@ -39,9 +40,12 @@ def evaluation_seeds(seed: int, episodes: int) -> range:
 
 
 def _mean(name: str, values: list[float]) -> dict:
-    """Return a mean and its bootstrap interval; None where there is nothing to average, or to interval."""
+    """Return a mean and its bootstrap interval; None where there is nothing to average, or where all values are one.
+
+    Drawn anew they would be the same: an interval without width, where nobody knows it.
+    """
     return {name: float(np.mean(values)) if values else None,
-            f'{name}_ci': list(bootstrap_mean(values)) if len(values) > 1 else None}
+            f'{name}_ci': list(bootstrap_mean(values)) if len(set(values)) > 1 else None}
 
 
 def row(task: str, phase: str, results: list[Result]) -> dict:
@@ -144,12 +148,12 @@ def actors_of(args: argparse.Namespace, bundle) -> list:
 
 
 def command(args: argparse.Namespace, tasks: list[str]) -> str:
-    """Return the command that makes the result again."""
+    """Return the command of this result; through ROS another run of it takes other times, and may decide otherwise."""
     which = ['--suite', args.suite] if args.suite and not args.task else [w for t in tasks for w in ('--task', t)]
     words = [*(('--model', args.model) if args.model else ()), *which, '--episodes', args.episodes, '--seed', args.seed,
              '--policy', args.policy, '--filter', args.filter, '--through', args.through,
              *(('--no-corners',) if args.no_corners else ())]
-    return ' '.join(map(str, ('fosp', 'evaluate', *words)))
+    return shlex.join(map(str, ('fosp', 'evaluate', *words)))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -32,7 +32,8 @@ def filter_settings() -> types.SimpleNamespace:
 class Guard:
     """Calls the filter once per step. Each episode begins like the first, so that it ends the same in any order.
 
-    The node's state goes on from episode to episode; what that carries over the border of two is a ramp after a stop.
+    The node's state goes on from episode to episode: after one that ended in a stop the next begins with the release
+    wait and the ramp, after a latched stop with an operator's reset. These waits an evaluation does not count.
     """
 
     def __init__(self, bundle):

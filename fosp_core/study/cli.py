@@ -48,12 +48,18 @@ def chosen(jobs: list, text: str | None) -> list:
 
 
 def kept_rows(plan, paths: list[Path], name: str) -> list[dict]:
-    """Return the rows of outcomes.csv files in the order of the plan; FospError for a job that is none of it."""
+    """Return the rows of outcomes.csv files in the order of the plan; FospError for one that the plan does not make."""
     from fosp_core.study import outcomes
     rows = {row['job']: row for row in outcomes.read(paths, name)}
     order = [job.name for job in plan.jobs(Path(name))]
+    files = ', '.join(map(str, paths))
     if strange := set(rows).difference(order):
-        raise FospError(f'{", ".join(map(str, paths))}: {min(strange)} is no job of plan {name}')
+        raise FospError(f'{files}: {min(strange)} is no job of plan {name}')
+    first = next(iter(rows.values()))['outcomes']['seed'][0]
+    for job, row in rows.items():
+        if (row['n'], row['outcomes']['seed'][0]) != (plan.evaluate['episodes'], first):
+            raise FospError(f'{files}: {job}: {row["n"]} layouts from {row["outcomes"]["seed"][0]} on, expected '
+                            f'{plan.evaluate["episodes"]}, as plan {name} has, from {first} on, as the first row')
     return [rows[job] for job in order if job in rows]
 
 

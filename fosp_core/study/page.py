@@ -28,8 +28,6 @@ def _n(compared: dict) -> str:
 def _verdict(compared: dict) -> str:
     if compared['verdict'] != 'no winner':
         return compared['verdict']
-    if compared['seeds'] > 1:
-        return 'no winner; more seeds, not layouts, would tell'
     return 'no winner' + (f'; about {n} layouts would tell such a difference' if (n := compared['needed']) else '')
 
 

@@ -183,7 +183,9 @@ def run_jobs(jobs: Sequence[Job], out: Path, parallel: int = 1, finished: Callab
             process.terminate()
         for _, _, _, process, _ in running.values():
             process.wait()
-    outcome.waiting = [j.name for j in todo]
+    done = {job.name for job in jobs if records.done(job)}      # what failed here may have succeeded elsewhere
+    outcome.failed = {name: reason for name, reason in outcome.failed.items() if name not in done}
+    outcome.waiting = [j.name for j in _without(todo, set(outcome.refused)) if j.name not in done]
     return outcome
 
 

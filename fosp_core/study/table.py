@@ -94,7 +94,8 @@ def versus(pairs: Sequence[tuple[dict, dict]]) -> dict:
         `difference` of the mean score with `ci` (95 % bootstrap), `verdict` (better, worse, no winner, too few), and
         McNemar's exact test of successes `sr` and violations `cv`;
         its `p_value` is None for several seeds, whose outcomes on one layout are not independent. `needed`: the layouts
-        that would tell such a difference (5 % level, 80 % power); None for several seeds, where the seeds are too few.
+        in all tasks together that would tell such a difference (5 % level, 80 % power); None for several seeds, whose
+        own chance more layouts do not take away.
 
     Raises
     ------
@@ -115,7 +116,15 @@ def versus(pairs: Sequence[tuple[dict, dict]]) -> dict:
     verdict = verdict if len(tasks) >= FEWEST else 'too few'
     return {'n': len(tasks), 'seeds': len(gaps), 'tasks': len(set(tasks)), 'cells': len(pairs),
             'difference': float(np.nanmean(gaps)), 'ci': [low, high], 'verdict': verdict, 'sr': both('success'),
-            'cv': both('violation'), 'needed': layouts_needed(gaps[0]) if len(gaps) == 1 else None}
+            'cv': both('violation'), 'needed': _needed(gaps[0], tasks) if len(gaps) == 1 else None}
+
+
+def _needed(gaps: np.ndarray, tasks: np.ndarray) -> int | None:
+    """Return `layouts_needed` where each task keeps its share of them, so that what tasks differ in is no chance."""
+    within = gaps.copy()
+    for task in np.unique(tasks):
+        within[tasks == task] += gaps.mean() - gaps[tasks == task].mean()
+    return layouts_needed(within)
 
 
 def _gaps(pairs: Sequence[tuple[dict, dict]]) -> tuple[np.ndarray, np.ndarray]:

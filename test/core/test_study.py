@@ -162,6 +162,23 @@ def test_two_processes_share_a_folder(tmp_path, commands):
     assert sorted(calls()) == ['four', 'three', 'two']
 
 
+def test_what_failed_here_and_succeeded_elsewhere_is_done(tmp_path, commands):
+    job, _ = commands
+    jobs = [job('one', 'fail'), job('two', needs=('one',)), job('three', 'refuse'), job('four', needs=('three',))]
+    jobs[2] = dataclasses.replace(jobs[2], about={'json': tmp_path / 'out' / 'three.json'})
+    hold = runner.Records(tmp_path / 'out').lock(jobs[2])
+
+    def elsewhere(j, reason):
+        if j.name == 'one':
+            (tmp_path / 'out' / 'one').write_text('{}')
+            (tmp_path / 'out' / 'two').write_text('{}')
+            (tmp_path / 'out' / 'three.json').write_text('{"refused": "no"}')
+            runner.Records(tmp_path / 'out').write(jobs[2], 1, 1.0, {})
+            hold.close()
+    outcome = runner.run_jobs(jobs, tmp_path / 'out', 1, elsewhere)
+    assert not outcome.failed and not outcome.waiting and outcome.refused == {'three': 'no'}
+
+
 def test_a_job_goes_on_holding_its_lock_when_the_study_is_killed(tmp_path, monkeypatch):
     sleeper = Job('one', ('x',), tmp_path / 'out' / 'one')
     real = runner.subprocess.Popen
@@ -351,7 +368,7 @@ def test_seeds_that_differ_widen_the_interval():
     assert three['ci'] == pytest.approx(one['ci'], abs=0.03) and one['ci'][0] > 0
     text = page.text({'rows': [], 'comparisons': [{**found, 'kind': 'tuning', 'task': 'all', **{
         k: {'model': 'a', 'stage': k, 'filter': 'off'} for k in ('reference', 'other')}}]})
-    assert '40 layouts x 3 seeds: no winner; more seeds, not layouts, would tell' in text
+    assert '40 layouts x 3 seeds: no winner' in text and found['needed'] is None
 
 
 def test_a_seed_that_lacks_a_task_counts_where_it_ran():
@@ -402,7 +419,7 @@ def test_outcomes_that_were_kept_make_the_same_tables(tmp_path, capsys):
             for task, stage in (('standard', 'before'), *(('unseen1', s) for s in ('before', 'fosp', 'direct')))
             for switch in ('on', 'off')]
     outcomes.write(tmp_path / 'o.csv', rows[::-1])
-    (tmp_path / 'plan.yaml').write_text(yaml.safe_dump(PLAN))
+    (tmp_path / 'plan.yaml').write_text(yaml.safe_dump({**PLAN, 'evaluate': {**PLAN['evaluate'], 'episodes': 21}}))
     again = outcomes.read([tmp_path / 'o.csv'], 'full')
     assert [r['outcomes'] for r in again] == [r['outcomes'] for r in rows[::-1]]
     assert again[-1]['command'] == 'fosp study full --only evaluate/a-s0/standard-on'
@@ -415,8 +432,11 @@ def test_outcomes_that_were_kept_make_the_same_tables(tmp_path, capsys):
     assert main(['study', str(tmp_path / 'plan.yaml'), '--outcomes', *[str(tmp_path / 'o.csv')] * 2]) == 2
     assert main(['study', 'shipped', '--outcomes', str(tmp_path / 'o.csv')]) == 2
     assert main(['study', 'shipped', '--outcomes', str(tmp_path / 'o.csv'), '--only', 'a']) == 2
+    (tmp_path / 'less.yaml').write_text(yaml.safe_dump(PLAN))
+    assert main(['study', str(tmp_path / 'less.yaml'), '--outcomes', str(tmp_path / 'o.csv')]) == 2
     told = capsys.readouterr().err
     assert 'line 2: evaluate/a-s0/unseen1-direct/unseen1-off has been read before' in told
+    assert '21 layouts from 0 on, expected 3' in told
     assert 'evaluate/a-s0/standard-off is no job of plan shipped' in told and 'expected neither --out' in told
     with pytest.raises(ValueError, match='each one more than the last'):
         outcomes.write(tmp_path / 'o.csv', [{**rows[0], 'outcomes': {**rows[0]['outcomes'], 'seed': [3] * 21}}])
