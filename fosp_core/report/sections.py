@@ -22,8 +22,8 @@ FILMS = ('What the camera saw, run again for this page; below it the risk of the
          f'calibrated level. {film.FRAMES}')
 CAUSES = ('Interventions: commands that the risk changed; beside them those that surprise, limits and stops altered. '
           'Unwarned: episodes with a contact before which the risk had changed nothing.')
-PER_EPISODE = ('Per episode, with 95 % bootstrap intervals; of episodes that are all alike there is none. Cost: steps in '
-               'contact. Time to goal: of the episodes that arrived.')
+PER_EPISODE = ('Per episode, with 95 % bootstrap intervals; of episodes that are all alike there is none. Cost: steps '
+               'in contact. Time to goal: of the episodes that arrived.')
 DOTS = ('Each dot: the decisions of one tenth of predicted risk, and how many of them were followed by a contact '
         'within {horizon} steps; bars are 95 % Wilson intervals over steps, which are not independent. On the line, '
         'the estimate means what it says.')
