@@ -169,7 +169,7 @@ def layouts_needed(gaps: Sequence[float], alpha: float = 0.05, power: float = 0.
     `gaps` are the differences of two policies' scores, layout by layout.
     """
     values = np.asarray(gaps, np.float64)
-    if values.size < 2 or not values.mean():
+    if values.size < 2 or abs(values.mean()) < 1e-9:     # nothing, but for rounding
         return None
     return max(2, math.ceil((sum(_powers(alpha, power)) * values.std(ddof=1) / values.mean()) ** 2))
 

@@ -343,6 +343,8 @@ def test_verdicts_by_hand():
     few = [{**r, 'outcomes': {k: v[20:36] for k, v in r['outcomes'].items()}} for r in (before, better)]
     assert table.versus([tuple(few)])['verdict'] == 'too few'
     other = [{**r, 'task': 'unseen2'} for r in (before, same)]
+    undone = [{**r, 'task': 'unseen3', 'stage': s} for r, s in ((better, 'before'), (before, 'fosp'))]
+    assert table.versus([(before, better), tuple(undone)])['needed'] is None, 'a mean of nothing but rounding'
     pooled = table.versus([(before, better), tuple(other)])
     assert (pooled['n'], pooled['seeds']) == (80, 1) and pooled['difference'] == pytest.approx(16 / 80)
     with pytest.raises(FospError, match='not the same layouts'):
