@@ -28,7 +28,8 @@ def stage(cores: int) -> Iterator[tuple[Path, int]]:
     if not 1 <= cores <= 1024:
         raise FospError(f'--cores {cores}: expected 1 to 1024')
     there = sorted(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(prefix='fosp_bench_') as folder:
+    # A thread of a node may still be writing an incident there.
+    with tempfile.TemporaryDirectory(prefix='fosp_bench_', ignore_cleanup_errors=True) as folder:
         graph.isolate(Path(folder))
         os.sched_setaffinity(0, there[:cores])
         try:

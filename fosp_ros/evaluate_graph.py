@@ -33,7 +33,7 @@ def run(bundle, tasks: list[str], seeds: range) -> Run:
 
     from fosp_ros.demo_observer import Observer
     found = Run()
-    with tempfile.TemporaryDirectory(prefix='fosp_evaluate_') as folder:
+    with tempfile.TemporaryDirectory(prefix='fosp_evaluate_', ignore_cleanup_errors=True) as folder:
         graph.isolate(Path(folder))
         runner = GraphRunner(graph.build(graph.GraphOptions(model=str(bundle.path), overrides=(
             ('sim_bridge', 'run_on_start', False), *graph.folders(Path(folder))))))

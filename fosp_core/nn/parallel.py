@@ -70,9 +70,10 @@ def mean(x: Tensor) -> Tensor:
 def global_value(x: Tensor) -> Tensor:
     """The mean over all processes as value, with the gradient of this one's part.
 
-    For a function that is not linear in a batch mean, as the penalty of a constraint.
+    For a function that is not linear in a batch mean, as the penalty of a constraint. The same bits in all processes:
+    the part whose value differs among them is zero.
     """
-    return x if _size == 1 else x + (mean(x) - x.detach())
+    return x if _size == 1 else mean(x) + (x - x.detach())
 
 
 def gather(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fosp_core.cli import main
 from fosp_core.config import Config
@@ -66,6 +67,17 @@ def near(a, b, where):
             near(x, y, f'{where} {i}')
     else:
         assert abs(a - b) <= 1e-4 * max(1.0, abs(a)), (where, a, b)
+
+
+def test_a_global_value_has_the_same_bits_in_all_processes(monkeypatch):
+    """The multiplier grows by it: weights that differ in one bit end a run."""
+    monkeypatch.setattr(parallel, '_size', 2)
+    monkeypatch.setattr(parallel, '_reduce', lambda x: torch.full_like(x, 0.1))     # whatever this process has
+    for mine in (1e8, -3.3, 0.7):
+        x = torch.tensor(mine, requires_grad=True)
+        value = parallel.global_value(x)
+        value.backward()
+        assert value.item() == torch.tensor(0.1).item() and x.grad.item() == 1.0
 
 
 @pytest.mark.timeout(280)
