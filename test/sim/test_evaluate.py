@@ -235,20 +235,26 @@ def test_a_contact_without_an_intervention_before_it_is_unwarned(stage, late, un
     assert 'unwarned: episodes' in table([summary]) and f'{found.altered["limits"]:8d}' in table([summary])
 
 
+def sent_on(actor, env, *seeds, end=None):
+    """Return the first four actions (4, 3) that `actor` sends on the last layout; `end(observation)` closes each."""
+    for seed in seeds:
+        observation, _ = env.reset(seed=seed)
+        actor.reset(env, seed)
+        actions = []
+        for _ in range(4):
+            actions.append(actor.action(env, observation))
+            observation, *_ = env.step(actions[-1])
+        if end:
+            end(observation)
+    return np.stack(actions)
+
+
 def test_what_is_drawn_on_a_layout_does_not_hang_on_the_layouts_before(calibrated_toy):
     from fosp_core.deploy.bundle import Bundle
     from fosp_sim.actors import Learned
 
     def sent(*seeds):
-        actor = Learned(Bundle.open(calibrated_toy), explore=True)
-        for seed in seeds:
-            observation, _ = env.reset(seed=seed)
-            actor.reset(env, seed)
-            actions = []
-            for _ in range(4):
-                actions.append(actor.action(env, observation))
-                observation, *_ = env.step(actions[-1])
-        return np.stack(actions)
+        return sent_on(Learned(Bundle.open(calibrated_toy), explore=True), env, *seeds)
     with contextlib.closing(SafeReachEnv('standard')) as env:
         alone = sent(FIRST_SEED)
         assert np.array_equal(alone, sent(FIRST_SEED + 1, FIRST_SEED))
@@ -263,16 +269,11 @@ def test_what_the_filter_does_on_a_layout_does_not_hang_on_the_layouts_before(ca
 
     def sent(*seeds):
         actor = Learned(Bundle.open(calibrated_toy), Guard(Bundle.open(calibrated_toy)))
-        for seed in seeds:
-            observation, _ = env.reset(seed=seed)
-            actor.reset(env, seed)
-            actions = []
-            for _ in range(4):
-                actions.append(actor.action(env, observation))
-                observation, *_ = env.step(actions[-1])
-            actor.guard(env, observation, actions[-1], False, np.full(3, np.nan, np.float32))
+
+        def stop(observation):
+            actor.guard(env, observation, np.zeros(3, np.float32), False, np.full(3, np.nan, np.float32))
             assert not actor.guard.state.released
-        return np.stack(actions)
+        return sent_on(actor, env, *seeds, end=stop)
     with contextlib.closing(SafeReachEnv('standard')) as env:
         alone = sent(FIRST_SEED)
         assert np.abs(alone).max() > 0.1
