@@ -83,6 +83,28 @@ def wait_for(condition, timeout=10.0, what='condition'):
     pytest.fail(f'{what() if callable(what) else what} did not come true in {timeout} s')
 
 
+def within(node, call):
+    """Return call(), run between two waits of the thread that spins `node`.
+
+    What destroys an entity belongs there: rclpy keeps a publisher's events in the wait of the other thread, and
+    destroyed beneath it they end the spinning or the whole process.
+    """
+    executor, results = node.executor, []
+    if executor is None:
+        return call()
+
+    def run():
+        try:
+            results.append((call(), None))
+        except BaseException as error:  # noqa: BLE001 - raised below, where the test sees it
+            results.append((None, error))
+    executor.create_task(run)
+    result, error = wait_for(lambda: results, 20.0, 'the thread that spins the node')[0]
+    if error is not None:
+        raise error
+    return result
+
+
 class Rig:
     """Spins nodes of this process in a thread; `wait_for` polls a condition."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import TwistStamped
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_rig import wait_for
+from ros_rig import wait_for, within
 from stand import MEASURED, PERIOD_S
 from std_msgs.msg import Bool, UInt8MultiArray
 from std_srvs.srv import SetBool, Trigger
@@ -205,7 +205,7 @@ def button(stand):
         return made[-1]
     yield make
     for publisher in made:
-        stand.cell.destroy_publisher(publisher)
+        within(stand.cell, lambda p=publisher: stand.cell.destroy_publisher(p))
 
 
 @pytest.mark.parametrize(('name', 'profile'), [
@@ -260,7 +260,7 @@ def intruder(stand):
         return made[-1]
     yield make
     for publisher in made:
-        stand.cell.destroy_publisher(publisher)
+        within(stand.cell, lambda p=publisher: stand.cell.destroy_publisher(p))
 
 
 def test_two_publishers_on_command_in_stop(stand, intruder):
@@ -289,7 +289,7 @@ def test_a_command_publisher_of_another_qos_is_no_command_and_is_named(stand):
         wait_for(lambda: 'command_in' in stand.child.text and 'incompatible QoS' in stand.child.text, 3.0, 'the line')
     finally:
         bad, cell.out['command'] = cell.out['command'], good
-        cell.destroy_publisher(bad)
+        within(cell, lambda: cell.destroy_publisher(bad))
 
 
 def offered(stand, bundle_bytes):

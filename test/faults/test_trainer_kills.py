@@ -17,7 +17,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from filter_cell import recalibrated
 from rclpy.node import Node
-from ros_rig import wait_for
+from ros_rig import wait_for, within
 from stand import MEASURED, PERIOD_S, PROMISE_S, Child, Participant
 from std_msgs.msg import UInt8MultiArray
 from std_srvs.srv import Trigger
@@ -236,6 +236,6 @@ def test_learner_and_filter_killed_during_a_swap_run_only_verified_models(shared
             return all(witness.reports.get(n, {}).get('version') == version for n in ('learner', 'safety_filter'))
         wait_for(both, 30.0, lambda bundle=bundle: f'{bundle.version} in learner and filter')
         assert all(witness.reports[n]['refused_models'] == '0' for n in ('learner', 'safety_filter'))
-    witness.destroy_publisher(out)
+    within(witness, lambda: witness.destroy_publisher(out))
     ticks = [e for e in read_entries(live.folder / 'audit') if e['k'] == TICK and e['t'] > begin]
     assert {e['model'] for e in ticks} <= {'calibrated', 'second'} and np.isfinite([e['sent'] for e in ticks]).all()

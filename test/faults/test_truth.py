@@ -10,7 +10,7 @@ from filter_cell import CONTRACT
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_rig import wait_for
+from ros_rig import wait_for, within
 from sensor_msgs.msg import Image, Joy
 from std_srvs.srv import Trigger
 
@@ -31,9 +31,9 @@ def second(stand):
         timers.append(stand.cell.create_timer(period, lambda: publish(publisher)))
     yield make
     for timer in timers:
-        stand.cell.destroy_timer(timer)
+        within(stand.cell, lambda t=timer: stand.cell.destroy_timer(t))
     for publisher in made:
-        stand.cell.destroy_publisher(publisher)
+        within(stand.cell, lambda p=publisher: stand.cell.destroy_publisher(p))
     time.sleep(0.1)
     stand.call('reset', Trigger.Request())      # what jumped would be remembered for ten seconds
 
@@ -102,7 +102,7 @@ def anew(stand):
             wait_for(future.done, 5.0, 'the transition')
             assert future.result().success
     yield change
-    stand.cell.destroy_client(client)
+    within(stand.cell, lambda: stand.cell.destroy_client(client))
 
 
 def test_a_camera_smaller_than_the_contract_stops_from_its_first_picture_on(stand, anew):

@@ -12,6 +12,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from filter_cell import recalibrated
 from rclpy.parameter import Parameter
+from ros_rig import within
 from scripted_filter import CALIBRATION, Scripted, call, moving
 from std_msgs.msg import Bool, UInt8MultiArray
 from std_srvs.srv import Trigger
@@ -88,7 +89,7 @@ def test_switched_off_only_before_activation_and_loudly(make_filter):
     moving(rig, cell)
     result = node.set_parameters([Parameter('filter_enabled', value=False)])[0]
     assert not result.successful and 'filter_enabled' in result.reason and node.p.filter_enabled
-    assert node.trigger_deactivate() and not node.active
+    assert within(node, node.trigger_deactivate) and not node.active
     assert node.set_parameters([Parameter('filter_enabled', value=False)])[0].successful
     node.trigger_activate()
     Scripted.risk = 0.9
@@ -107,7 +108,7 @@ def test_a_latch_survives_deactivation(make_filter):
     rig.wait_for(lambda: cell.reason == 'estop', 2.0, 'estop')
     cell.estop.publish(Bool(data=False))
     time.sleep(0.2)
-    node.trigger_deactivate()
+    within(node, node.trigger_deactivate)
     assert not cell.sent[-1][2].any()
     node.trigger_activate()
     time.sleep(0.8)

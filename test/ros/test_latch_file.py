@@ -12,7 +12,7 @@ import pytest
 import rclpy
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
-from ros_rig import wait_for
+from ros_rig import wait_for, within
 from std_srvs.srv import SetBool, Trigger
 
 from fosp_core.safety.reasons import Reason
@@ -188,7 +188,7 @@ def test_cleanup_and_configure_clear_neither_press_nor_latch(filters):
     assert node.bring_up()
     press(node, True)
     for trigger in (node.trigger_deactivate, node.trigger_cleanup, node.trigger_configure, node.trigger_activate):
-        trigger()
+        within(node, trigger)
     assert node.active and node.state.latched == (Reason.ESTOP,)
     assert 'estop' in reset(node).message and not reset(node).success      # still pressed
     press(node, False)
@@ -199,7 +199,7 @@ def test_cleanup_and_configure_clear_neither_press_nor_latch(filters):
 def test_a_press_on_a_filter_that_is_not_configured_outlives_its_process(filters, before):
     node = filters()
     for trigger in before:
-        getattr(node, trigger)()
+        within(node, getattr(node, trigger))
     press(node, True)
     again = filters()       # as after kill -9
     assert again.bring_up() and again.state.latched == (Reason.ESTOP,) and not reset(again).success

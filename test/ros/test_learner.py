@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from ros_rig import within
 from sensor_msgs.msg import Image, Joy
 from std_msgs.msg import UInt8MultiArray
 
@@ -191,7 +192,7 @@ def test_a_learner_that_is_switched_off_and_on_joins_no_two_pictures(pair):
     start = 10**18 + 7 * 10**12
     for k in (0, 1, 2, 5, 6, 7, 8):     # half a second of nothing: no jump of the stamps tells
         if k == 5:
-            learner.trigger_deactivate()
+            within(learner, learner.trigger_deactivate)
             learner.trigger_activate()
         robot.show(start + k * PERIOD, first=k == 0, last=k == 8)
         rig.wait_for(lambda s=start + k * PERIOD: s in robot.proposed, 2.0, f'command_in for tick {k}')

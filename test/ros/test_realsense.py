@@ -13,6 +13,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from ros_rig import within
 from sensor_msgs.msg import Image
 
 from fosp_core.data.images import to_array
@@ -116,15 +117,15 @@ def test_a_silent_camera_is_reset_and_taken_up_again(rig, camera, start):
 def test_an_inactive_node_says_nothing_and_can_begin_again(rig, camera, start):
     node, viewer = start()
     rig.wait_for(lambda: viewer.pictures, 15.0, 'pictures')
-    node.trigger_deactivate()
+    within(node, node.trigger_deactivate)
     time.sleep(0.2)
     seen = len(viewer.pictures)
     time.sleep(0.3)
     assert len(viewer.pictures) == seen
     node.trigger_activate()
     rig.wait_for(lambda: len(viewer.pictures) > seen, 10.0, 'pictures')
-    node.trigger_deactivate()
-    node.trigger_cleanup()
+    within(node, node.trigger_deactivate)
+    within(node, node.trigger_cleanup)
     assert node.camera is None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 from geometry_msgs.msg import PoseStamped
 from rclpy.parameter import Parameter
+from ros_rig import within
 from sensor_msgs.msg import Image
 from trainer_cell import Client
 
@@ -95,7 +96,7 @@ def test_cancel_is_honoured_within_a_second_while_training_runs(make_trainer):
     assert trainer.session.store.current().version == 'toy' and not client.models
     assert client.call('fine_tune').success, 'a cancelled job must not block the next one'
     worker = trainer.job.pid
-    trainer.trigger_deactivate()
+    within(trainer, trainer.trigger_deactivate)
     assert not psutil.pid_exists(worker), 'the worker outlived the node'
 
 
@@ -159,7 +160,7 @@ def test_a_resumed_session_keeps_episodes_and_publishes_its_model(make_trainer, 
     rig.wait_for(lambda: trainer.session.step_count == 20 and (trainer.session.episodes / '000002.npz').exists()
                  and not (trainer.session.episodes / '000000.npz').exists(), what='the newest two episodes')
     path = trainer.session.path
-    trainer.bring_down()
+    within(trainer, trainer.bring_down)
     again = TrainerNode(name='trainer_again', namespace='other', parameter_overrides=[
         Parameter('model', value=str(toy)), Parameter('work_dir', value=str(tmp_path / 'work')),
         Parameter('resume', value=True)])

@@ -10,6 +10,7 @@ import types
 
 import psutil
 from rclpy.parameter import Parameter
+from ros_rig import within
 from trainer_cell import adopt
 
 from fosp_core.deploy.bundle import Bundle
@@ -153,13 +154,13 @@ def test_a_model_that_cannot_be_published_is_not_the_current_one(make_trainer, t
 def test_a_trainer_that_is_activated_again_offers_the_model_in_force(make_trainer, rig, toy, tmp_path):
     """It once offered the model that it had been resumed with, whatever had been made since."""
     _, client, trainer = make_trainer()
-    trainer.trigger_deactivate()
+    within(trainer, trainer.trigger_deactivate)
     trainer.trigger_activate()
     time.sleep(0.3)
     assert not client.models, 'a model that nobody changed needs no offer'
     adopt(trainer, toy, version='v2')
     rig.wait_for(lambda: len(client.models) == 1, what='the new model')
-    trainer.bring_down()
+    within(trainer, trainer.bring_down)
     again = TrainerNode(namespace='fosp', name='trainer_again', parameter_overrides=[
         Parameter('model', value=str(toy)), Parameter('work_dir', value=str(tmp_path / 'work')),
         Parameter('resume', value=True)])
@@ -168,7 +169,7 @@ def test_a_trainer_that_is_activated_again_offers_the_model_in_force(make_traine
     rig.wait_for(lambda: len(client.models) == 2, what='the resumed model')
     adopt(again, toy, version='v3', parent='v2')
     rig.wait_for(lambda: len(client.models) == 3, what='the model made since')
-    again.trigger_deactivate()
+    within(again, again.trigger_deactivate)
     again.trigger_activate()
     rig.wait_for(lambda: len(client.models) == 4, what='the model in force')
     received = [Bundle.unpack(m, tmp_path / f'r{k}').version for k, m in enumerate(client.models)]
@@ -193,7 +194,7 @@ def test_a_filter_that_runs_another_model_is_said_after_ten_seconds(make_trainer
 def test_a_resumed_trainer_says_that_a_trial_was_lost(make_trainer, rig, toy, tmp_path):
     _, client, trainer = make_trainer()
     adopt(trainer, toy)
-    trainer.bring_down()
+    within(trainer, trainer.bring_down)
     again = TrainerNode(namespace='other', parameter_overrides=[
         Parameter('model', value=str(toy)), Parameter('work_dir', value=str(tmp_path / 'work')),
         Parameter('resume', value=True)])
