@@ -20,7 +20,7 @@ import numpy as np
 import rclpy
 from filter_cell import Cell
 from rclpy.executors import SingleThreadedExecutor
-from ros_rig import wait_for
+from ros_rig import settle, wait_for
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
@@ -59,6 +59,7 @@ class Participant:
         if hasattr(self.node, 'bring_down'):
             self.node.bring_down()
         self._executor.shutdown()
+        settle()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
 

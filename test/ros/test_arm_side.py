@@ -154,8 +154,8 @@ def adapter(tmp_path):
         return processes[-1]
     yield start
     for process in processes:
-        process.kill()
-        process.wait()
+        process.send_signal(signal.SIGINT)
+        process.wait(15)
 
 
 def test_a_controller_that_holds_its_command_for_ever_halts_behind_the_adapter(arm, adapter, tmp_path):
